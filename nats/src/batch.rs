@@ -1,0 +1,547 @@
+//! The batch, version 1: what an agent publishes.
+//!
+//! Layout: one MessagePack map with string keys, columnar: `v` (1), `host`, `measurement`, `epoch` (ULID as text), `seq`,
+//! `times` (n Unix times in ms), `tags` (`{name: [n strings]}`) and `fields` (`{name: [n values]}`). The header
+//! `Content-Encoding: zstd` says that the map is compressed. Readers ignore unknown keys; writers never change a key's meaning
+//! within a version.
+//!
+//! Invariants that [`Batch::decode`] proves: host and measurement equal the subject's tokens, every column has n values, a
+//! column has one type (integers among floats widen), floats are finite, names and limits are kept. A column of nothing but
+//! nil says nothing about its type and is left out.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read};
+
+use async_nats::HeaderMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use ulid::Ulid;
+
+use crate::{HostId, Name, names::excerpt};
+
+/// The version that this code writes.
+pub const VERSION: u64 = 1;
+/// Most rows in a batch.
+pub const MAX_ROWS: usize = 65_536;
+/// Most tags and fields together, so that a table keeps room for `ts` and `host` within its 256 columns.
+pub const MAX_COLUMNS: usize = 254;
+/// Longest tag value in bytes.
+pub const MAX_TAG_BYTES: usize = 1024;
+/// Longest text field value in bytes.
+pub const MAX_TEXT_BYTES: usize = 16 * 1024;
+/// Largest batch in bytes once decompressed.
+pub const MAX_DECODED_BYTES: usize = 8 * 1024 * 1024;
+
+/// The header that names the compression.
+pub const ENCODING_HEADER: &str = "Content-Encoding";
+/// The one compression in use.
+pub const ENCODING_ZSTD: &str = "zstd";
+
+/// Rows of one measurement of one host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The host that was sampled.
+    pub host: HostId,
+    /// What was sampled.
+    pub measurement: Name,
+    /// Id of this run of the agent.
+    pub epoch: Ulid,
+    /// Counts up by one per epoch and measurement.
+    pub seq: u64,
+    /// Unix time in ms of each row.
+    pub times: Vec<i64>,
+    /// A value a row for each tag.
+    pub tags: BTreeMap<Name, Vec<String>>,
+    /// A value or nil a row for each field.
+    pub fields: BTreeMap<Name, Column>,
+}
+
+/// The values of one field, one a row, all of one type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Column {
+    /// 64-bit floating point.
+    Float(Vec<Option<f64>>),
+    /// 64-bit signed integer.
+    Integer(Vec<Option<i64>>),
+    /// True or false.
+    Bool(Vec<Option<bool>>),
+    /// Text.
+    Text(Vec<Option<String>>),
+}
+
+/// The type of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FieldType {
+    /// 64-bit floating point.
+    Float,
+    /// 64-bit signed integer.
+    Integer,
+    /// True or false.
+    Bool,
+    /// Text.
+    Text,
+}
+
+impl fmt::Display for FieldType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float => "float",
+            Self::Integer => "integer",
+            Self::Bool => "bool",
+            Self::Text => "text",
+        })
+    }
+}
+
+impl Column {
+    /// Number of rows, nil ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Float(values) => values.len(),
+            Self::Integer(values) => values.len(),
+            Self::Bool(values) => values.len(),
+            Self::Text(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of the values.
+    #[must_use]
+    pub fn field_type(&self) -> FieldType {
+        match self {
+            Self::Float(_) => FieldType::Float,
+            Self::Integer(_) => FieldType::Integer,
+            Self::Bool(_) => FieldType::Bool,
+            Self::Text(_) => FieldType::Text,
+        }
+    }
+
+    /// The value of a row as a number; true is 1, and text and nil are none.
+    #[must_use]
+    pub fn number(&self, row: usize) -> Option<f64> {
+        match self {
+            Self::Float(values) => *values.get(row)?,
+            Self::Integer(values) => values.get(row)?.map(|v| v as f64),
+            Self::Bool(values) => values.get(row)?.map(|v| f64::from(u8::from(v))),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// The value of a row as JSON; nil is null.
+    #[must_use]
+    pub fn json(&self, row: usize) -> serde_json::Value {
+        match self {
+            Self::Float(values) => values.get(row).copied().flatten().into(),
+            Self::Integer(values) => values.get(row).copied().flatten().into(),
+            Self::Bool(values) => values.get(row).copied().flatten().into(),
+            Self::Text(values) => values.get(row).cloned().flatten().into(),
+        }
+    }
+}
+
+/// Why a message is not a batch. Each text says what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The `Content-Encoding` header names something else than zstd.
+    #[error("content encoding `{encoding}` is unknown: expected `zstd` or no such header")]
+    Encoding {
+        /// What the header says.
+        encoding: String,
+    },
+    /// The compressed payload is broken.
+    #[error("failed to decompress the zstd payload")]
+    Decompress(#[source] std::io::Error),
+    /// The payload is larger than allowed.
+    #[error("batch is larger than {MAX_DECODED_BYTES} bytes once decompressed")]
+    TooLarge,
+    /// Not MessagePack, truncated, or of other types than the layout says.
+    #[error("failed to decode the MessagePack map")]
+    MessagePack(#[source] rmp_serde::decode::Error),
+    /// Bytes follow the map.
+    #[error("{count} bytes follow the batch")]
+    TrailingBytes {
+        /// How many.
+        count: usize,
+    },
+    /// Written by a later version of the format.
+    #[error("batch version {version} is not supported: expected {VERSION}")]
+    Version {
+        /// The version found.
+        version: u64,
+    },
+    /// The subject speaks of another host or measurement.
+    #[error("{what} `{found}` differs from the subject's `{subject}`")]
+    SubjectMismatch {
+        /// `host` or `measurement`.
+        what: &'static str,
+        /// What the batch says.
+        found: String,
+        /// What the subject says.
+        subject: String,
+    },
+    /// The batch has no row, or too many.
+    #[error("batch has {rows} rows: expected 1 to {MAX_ROWS}")]
+    Rows {
+        /// How many rows.
+        rows: usize,
+    },
+    /// The batch has no field, or too many tags and fields.
+    #[error("batch has {tags} tags and {fields} fields: expected at least one field and at most {MAX_COLUMNS} together")]
+    Columns {
+        /// How many tags.
+        tags: usize,
+        /// How many fields.
+        fields: usize,
+    },
+    /// A column is shorter or longer than `times`.
+    #[error("column `{column}` has {found} values, `times` has {expected}")]
+    ColumnLength {
+        /// The tag or field.
+        column: Name,
+        /// Its length.
+        found: usize,
+        /// The number of rows.
+        expected: usize,
+    },
+    /// A column's name means something else in the table.
+    #[error("column `{column}` is {why}")]
+    ColumnName {
+        /// The tag or field.
+        column: Name,
+        /// What it collides with.
+        why: &'static str,
+    },
+    /// A float is NaN or infinite.
+    #[error("field `{column}` row {row} is not finite: send nil where there is no value")]
+    NotFinite {
+        /// The field.
+        column: Name,
+        /// The row, from 0.
+        row: usize,
+    },
+    /// A text is too long.
+    #[error("column `{column}` row {row} is longer than {limit} bytes")]
+    TextLength {
+        /// The tag or field.
+        column: Name,
+        /// The row, from 0.
+        row: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+#[derive(Serialize)]
+struct WireOut<'a> {
+    v: u64,
+    host: &'a HostId,
+    measurement: &'a Name,
+    epoch: Ulid,
+    seq: u64,
+    times: &'a [i64],
+    tags: &'a BTreeMap<Name, Vec<String>>,
+    fields: &'a BTreeMap<Name, Column>,
+}
+
+#[derive(Deserialize)]
+struct WireIn {
+    v: u64,
+    host: String,
+    measurement: String,
+    epoch: Ulid,
+    seq: u64,
+    times: Vec<i64>,
+    #[serde(default)]
+    tags: BTreeMap<Name, Vec<String>>,
+    fields: BTreeMap<Name, ColumnIn>,
+}
+
+impl Batch {
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Encodes the batch as uncompressed MessagePack.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let wire = WireOut {
+            v: VERSION,
+            host: &self.host,
+            measurement: &self.measurement,
+            epoch: self.epoch,
+            seq: self.seq,
+            times: &self.times,
+            tags: &self.tags,
+            fields: &self.fields,
+        };
+        rmp_serde::to_vec_named(&wire).expect("every part of a batch has a MessagePack form, and a Vec takes all bytes")
+    }
+
+    /// The `Nats-Msg-Id` of this batch: `<host>/<measurement>/<epoch>/<seq>`.
+    #[must_use]
+    pub fn message_id(&self) -> String {
+        format!("{}/{}/{}/{}", self.host, self.measurement, self.epoch, self.seq)
+    }
+
+    /// Decodes and checks the payload of a message whose subject names `host` and `measurement`.
+    ///
+    /// Fails on anything but a whole, valid batch of this version; the error says what was expected.
+    pub fn decode(
+        host: &HostId,
+        measurement: &Name,
+        headers: Option<&HeaderMap>,
+        payload: &[u8],
+    ) -> Result<Self, DecodeError> {
+        let bytes = decompress(headers, payload)?;
+        let wire = decode_wire(&bytes)?;
+        for (what, found, subject) in
+            [("host", &wire.host, &**host), ("measurement", &wire.measurement, &**measurement)]
+        {
+            if found != subject {
+                return Err(DecodeError::SubjectMismatch {
+                    what,
+                    found: excerpt(found),
+                    subject: subject.to_owned(),
+                });
+            }
+        }
+        let fields = wire.fields.into_iter().filter_map(|(name, column)| Some((name, column.0?))).collect();
+        let batch = Self {
+            host: host.clone(),
+            measurement: measurement.clone(),
+            epoch: wire.epoch,
+            seq: wire.seq,
+            times: wire.times,
+            tags: wire.tags,
+            fields,
+        };
+        batch.validate()?;
+        Ok(batch)
+    }
+
+    fn validate(&self) -> Result<(), DecodeError> {
+        let rows = self.times.len();
+        if rows == 0 || rows > MAX_ROWS {
+            return Err(DecodeError::Rows { rows });
+        }
+        if self.fields.is_empty() || self.tags.len() + self.fields.len() > MAX_COLUMNS {
+            return Err(DecodeError::Columns { tags: self.tags.len(), fields: self.fields.len() });
+        }
+        for (name, values) in &self.tags {
+            validate_column(name, values.len(), rows)?;
+            if self.fields.contains_key(name) {
+                return Err(DecodeError::ColumnName { column: name.clone(), why: "both a tag and a field" });
+            }
+            validate_texts(name, values.iter().map(|text| Some(text.as_str())), MAX_TAG_BYTES)?;
+        }
+        for (name, column) in &self.fields {
+            validate_column(name, column.len(), rows)?;
+            match column {
+                Column::Float(values) => validate_finite(name, values)?,
+                Column::Text(values) => validate_texts(name, values.iter().map(Option::as_deref), MAX_TEXT_BYTES)?,
+                Column::Integer(_) | Column::Bool(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decompress<'a>(headers: Option<&HeaderMap>, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
+    let Some(encoding) = headers.and_then(|headers| headers.get(ENCODING_HEADER)) else {
+        return Ok(Cow::Borrowed(payload));
+    };
+    if encoding.as_str() != ENCODING_ZSTD {
+        return Err(DecodeError::Encoding { encoding: excerpt(encoding.as_str()) });
+    }
+    // Reads one byte past the limit, so that a bomb is refused without being unpacked.
+    let mut bytes = Vec::new();
+    zstd::Decoder::new(payload)
+        .and_then(|decoder| decoder.take(MAX_DECODED_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(DecodeError::Decompress)?;
+    if bytes.len() > MAX_DECODED_BYTES {
+        return Err(DecodeError::TooLarge);
+    }
+    Ok(Cow::Owned(bytes))
+}
+
+fn decode_wire(bytes: &[u8]) -> Result<WireIn, DecodeError> {
+    if bytes.len() > MAX_DECODED_BYTES {
+        return Err(DecodeError::TooLarge);
+    }
+    // The version is read on its own first: a later version may have changed everything else.
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
+    }
+    let version: Version = rmp_serde::from_slice(bytes).map_err(DecodeError::MessagePack)?;
+    if version.v != VERSION {
+        return Err(DecodeError::Version { version: version.v });
+    }
+    let mut deserializer = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
+    let wire = WireIn::deserialize(&mut deserializer).map_err(DecodeError::MessagePack)?;
+    debug_assert_eq!(wire.v, VERSION);
+    let read = usize::try_from(deserializer.position()).unwrap_or(usize::MAX);
+    if read < bytes.len() {
+        return Err(DecodeError::TrailingBytes { count: bytes.len() - read });
+    }
+    Ok(wire)
+}
+
+fn validate_column(name: &Name, found: usize, expected: usize) -> Result<(), DecodeError> {
+    if matches!(&**name, "ts" | "host") {
+        return Err(DecodeError::ColumnName { column: name.clone(), why: "a column of every table already" });
+    }
+    if found != expected {
+        return Err(DecodeError::ColumnLength { column: name.clone(), found, expected });
+    }
+    Ok(())
+}
+
+fn validate_finite(name: &Name, values: &[Option<f64>]) -> Result<(), DecodeError> {
+    match values.iter().position(|value| value.is_some_and(|v| !v.is_finite())) {
+        Some(row) => Err(DecodeError::NotFinite { column: name.clone(), row }),
+        None => Ok(()),
+    }
+}
+
+fn validate_texts<'a>(
+    name: &Name,
+    mut values: impl Iterator<Item = Option<&'a str>>,
+    limit: usize,
+) -> Result<(), DecodeError> {
+    match values.position(|value| value.is_some_and(|text| text.len() > limit)) {
+        Some(row) => Err(DecodeError::TextLength { column: name.clone(), row, limit }),
+        None => Ok(()),
+    }
+}
+
+impl Serialize for Column {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Float(values) => values.serialize(serializer),
+            Self::Integer(values) => values.serialize(serializer),
+            Self::Bool(values) => values.serialize(serializer),
+            Self::Text(values) => values.serialize(serializer),
+        }
+    }
+}
+
+/// A decoded column; none when every value is nil.
+struct ColumnIn(Option<Column>);
+
+impl<'de> Deserialize<'de> for ColumnIn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ColumnVisitor).map(ColumnIn)
+    }
+}
+
+enum Scalar {
+    Float(f64),
+    Integer(i64),
+    Bool(bool),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+        impl de::Visitor<'_> for ScalarVisitor {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a float, integer, bool, string or nil")
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Float(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value))
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+                i64::try_from(value)
+                    .map(Scalar::Integer)
+                    .map_err(|_| E::custom(format!("integer {value} does not fit into 64 bits with sign")))
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Bool(value))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(value.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ColumnVisitor;
+
+impl<'de> de::Visitor<'de> for ColumnVisitor {
+    type Value = Option<Column>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of values of one type")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Option<Column>, A::Error> {
+        let mut column: Option<Column> = None;
+        let mut row = 0;
+        while let Some(value) = seq.next_element::<Option<Scalar>>()? {
+            push(&mut column, row, value)
+                .map_err(|(of, is)| de::Error::custom(format!("a column of {of} has {is} at row {row}")))?;
+            row += 1;
+            if row > MAX_ROWS {
+                return Err(de::Error::custom(format!("a column has more than {MAX_ROWS} values")));
+            }
+        }
+        Ok(column)
+    }
+}
+
+/// Appends the value of `row`; nils before the first value take its type. Fails with both types when they don't go together.
+fn push(column: &mut Option<Column>, row: usize, value: Option<Scalar>) -> Result<(), (FieldType, FieldType)> {
+    let Some(value) = value else {
+        match column {
+            Some(Column::Float(values)) => values.push(None),
+            Some(Column::Integer(values)) => values.push(None),
+            Some(Column::Bool(values)) => values.push(None),
+            Some(Column::Text(values)) => values.push(None),
+            None => {}
+        }
+        return Ok(());
+    };
+    if let (Some(Column::Integer(values)), Scalar::Float(_)) = (&*column, &value) {
+        *column = Some(Column::Float(values.iter().map(|v| v.map(|v| v as f64)).collect()));
+    }
+    let column = column.get_or_insert_with(|| match &value {
+        Scalar::Float(_) => Column::Float(vec![None; row]),
+        Scalar::Integer(_) => Column::Integer(vec![None; row]),
+        Scalar::Bool(_) => Column::Bool(vec![None; row]),
+        Scalar::Text(_) => Column::Text(vec![None; row]),
+    });
+    match (&mut *column, value) {
+        (Column::Float(values), Scalar::Float(value)) => values.push(Some(value)),
+        (Column::Float(values), Scalar::Integer(value)) => values.push(Some(value as f64)),
+        (Column::Integer(values), Scalar::Integer(value)) => values.push(Some(value)),
+        (Column::Bool(values), Scalar::Bool(value)) => values.push(Some(value)),
+        (Column::Text(values), Scalar::Text(value)) => values.push(Some(value)),
+        (column, value) => return Err((column.field_type(), value.field_type())),
+    }
+    Ok(())
+}
+
+impl Scalar {
+    fn field_type(&self) -> FieldType {
+        match self {
+            Self::Float(_) => FieldType::Float,
+            Self::Integer(_) => FieldType::Integer,
+            Self::Bool(_) => FieldType::Bool,
+            Self::Text(_) => FieldType::Text,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The connection to the broker.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::{ConnectOptions, jetstream};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+/// How to reach the broker; the `[nats]` section of every service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsConfig {
+    /// Addresses of the broker, separated by commas; default `nats://127.0.0.1:4222`.
+    pub url: String,
+    /// User name, where the broker asks for one.
+    pub user: Option<String>,
+    /// Password of the user.
+    pub password: Option<SecretString>,
+    /// File that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// A NATS credentials file, where the broker uses JWT.
+    pub credentials_file: Option<PathBuf>,
+    /// Replicas of streams and buckets that this service creates; default 1, in a cluster 3. An existing stream keeps its own.
+    pub replicas: usize,
+    /// Size of `METRICS` in bytes past which the oldest samples go; default 10 GiB.
+    pub metrics_max_bytes: i64,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            user: None,
+            password: None,
+            password_file: None,
+            credentials_file: None,
+            replicas: 1,
+            metrics_max_bytes: 10 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// Why a connection cannot come about, however long one waits.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A secret's or credentials file could not be read.
+    #[error("failed to read `{path}`")]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address is not one.
+    #[error("`{url}` is not a NATS address: expected `nats://host:port`")]
+    Address {
+        /// The address as configured.
+        url: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The service was told to stop while it waited for the broker.
+    #[error("stopped while waiting for the broker")]
+    Cancelled,
+}
+
+/// A connection with its JetStream context. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The plain connection.
+    pub nats: async_nats::Client,
+    /// JetStream on it.
+    pub jetstream: jetstream::Context,
+}
+
+impl Client {
+    /// Connects under a client name, waiting for the broker as long as it takes.
+    ///
+    /// Fails on an invalid address or unreadable secret, and when `shutdown` comes first. An established connection
+    /// reconnects by itself.
+    pub async fn connect(config: &NatsConfig, name: &str, shutdown: &CancellationToken) -> Result<Self, ConnectError> {
+        const MAX_PAUSE: Duration = Duration::from_secs(5);
+        let addresses = config
+            .url
+            .split(',')
+            .map(|url| {
+                url.trim()
+                    .parse::<async_nats::ServerAddr>()
+                    .map_err(|source| ConnectError::Address { url: url.to_owned(), source })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut pause = Duration::from_millis(50);
+        let mut told = false;
+        loop {
+            let attempt = options(config, name).await?.connect(addresses.clone());
+            let result = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Err(ConnectError::Cancelled),
+                result = attempt => result,
+            };
+            match result {
+                Ok(nats) => {
+                    let jetstream = jetstream::new(nats.clone());
+                    return Ok(Self { nats, jetstream });
+                }
+                Err(error) if !told => {
+                    told = true;
+                    tracing::warn!(url = %config.url, error = %crate::dead::chain(&error), "broker is away, waiting for it");
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Err(ConnectError::Cancelled),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
+            }
+        }
+    }
+
+    /// Whether the connection stands at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.nats.connection_state() == async_nats::connection::State::Connected
+    }
+}
+
+async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(|attempts| {
+            Duration::from_millis(50 * 2_u64.pow(u32::try_from(attempts.min(6)).unwrap_or(6)))
+        });
+    if let Some(path) = &config.credentials_file {
+        options = options
+            .credentials_file(path)
+            .await
+            .map_err(|source| ConnectError::ReadFile { path: path.clone(), source })?;
+    }
+    let password = match (&config.password, &config.password_file) {
+        (Some(password), _) => Some(password.clone()),
+        (None, Some(path)) => Some(
+            std::fs::read_to_string(path)
+                .map(|text| SecretString::from(text.trim_end().to_owned()))
+                .map_err(|source| ConnectError::ReadFile { path: path.clone(), source })?,
+        ),
+        (None, None) => None,
+    };
+    if let (Some(user), Some(password)) = (&config.user, password) {
+        options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+    }
+    Ok(options)
+}
+
+/// Names a service as a client of the broker and as a member of a group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MemberId(String);
+
+impl MemberId {
+    /// A member id that no other process and no other life of this process has.
+    #[must_use]
+    pub fn unique() -> Self {
+        Self(ulid::Ulid::generate().to_string())
+    }
+}
+
+impl std::fmt::Display for MemberId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for MemberId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for MemberId {
+    fn from(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+}

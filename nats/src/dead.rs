@@ -1,0 +1,59 @@
+//! The dead: messages that could not be decoded or stored, kept on `DEAD` as they came, with the reason in headers.
+
+use async_nats::HeaderMap;
+
+use crate::Sequence;
+
+/// Header with the reason, the whole chain of causes on one line.
+pub const REASON_HEADER: &str = "Plimsoll-Reason";
+/// Header with the subject that the message was stored under.
+pub const SUBJECT_HEADER: &str = "Plimsoll-Subject";
+/// Header with the message's sequence in its stream.
+pub const SEQUENCE_HEADER: &str = "Plimsoll-Sequence";
+
+/// The subject of a dead message of a worker group: `plimsoll.dead.<group>`.
+#[must_use]
+pub fn subject(group: &str) -> String {
+    format!("plimsoll.dead.{group}")
+}
+
+/// The headers of a dead message; a `Nats-Msg-Id` makes publishing it again harmless.
+#[must_use]
+pub fn headers(
+    group: &str,
+    incarnation: crate::Incarnation,
+    sequence: Sequence,
+    stored_subject: &str,
+    original: Option<&HeaderMap>,
+    reason: &(dyn std::error::Error + 'static),
+) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(encoding) = original.and_then(|headers| headers.get(crate::batch::ENCODING_HEADER)) {
+        headers.insert(crate::batch::ENCODING_HEADER, encoding.as_str());
+    }
+    headers.insert(REASON_HEADER, header_text(&chain(reason)).as_str());
+    headers.insert(SUBJECT_HEADER, header_text(stored_subject).as_str());
+    headers.insert(SEQUENCE_HEADER, sequence.to_string().as_str());
+    headers.insert(
+        async_nats::header::NATS_MESSAGE_ID,
+        format!("{group}/{}/{sequence}", incarnation.0).as_str(),
+    );
+    headers
+}
+
+/// An error and its causes on one line, joined by `: `.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn header_text(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}

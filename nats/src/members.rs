@@ -1,0 +1,151 @@
+//! Heartbeats of workers in `MEMBERS`, and who is alive according to them.
+//!
+//! Each worker of a group puts `<group>.<member>` once a second with a time to live. A worker that leaves deletes its key;
+//! one that dies is missed when the key expires, or when its last heartbeat has grown too old by the watcher's own clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use async_nats::{
+    header,
+    jetstream::{kv, message::PublishMessage},
+};
+use futures_util::StreamExt;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Client,
+    client::MemberId,
+    streams::{self, DeclareError},
+};
+
+/// How often a worker announces itself.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a worker is believed alive after its last heartbeat.
+pub const TIME_TO_LIVE: Duration = Duration::from_secs(4);
+
+/// A worker's place in its group.
+#[derive(Debug)]
+pub struct Membership {
+    client: Client,
+    bucket: kv::Store,
+    group: String,
+    member: MemberId,
+    members: watch::Sender<BTreeSet<MemberId>>,
+}
+
+impl Membership {
+    /// Opens the bucket. The worker is announced once [`Membership::run`] does so.
+    pub async fn open(client: &Client, group: &str, member: MemberId) -> Result<Self, DeclareError> {
+        let bucket = streams::bucket(client, streams::MEMBERS).await?;
+        let members = watch::Sender::new(BTreeSet::new());
+        Ok(Self { client: client.clone(), bucket, group: group.to_owned(), member, members })
+    }
+
+    /// The members that are alive, this one included once it is announced.
+    #[must_use]
+    pub fn members(&self) -> watch::Receiver<BTreeSet<MemberId>> {
+        self.members.subscribe()
+    }
+
+    /// Announces the worker and follows the others until `shutdown`, then takes the worker's key away.
+    ///
+    /// A broker that is away is waited for: the members known last stay, this worker alone among them for certain.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut seen = BTreeMap::new();
+        while !shutdown.is_cancelled() {
+            match self.bucket.watch_with_history(format!("{}.*", self.group)).await {
+                Ok(watch) => self.follow(watch, &mut seen, &shutdown).await,
+                Err(error) => {
+                    tracing::warn!(error = %crate::dead::chain(&error), "failed to watch the members");
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(HEARTBEAT) => {}
+                    }
+                }
+            }
+        }
+        if self.client.is_connected()
+            && let Err(error) = self.bucket.delete(self.key()).await
+        {
+            tracing::warn!(error = %crate::dead::chain(&error), "failed to leave the group, the heartbeat expires instead");
+        }
+    }
+
+    async fn follow(
+        &self,
+        mut watch: kv::Watch,
+        seen: &mut BTreeMap<MemberId, Instant>,
+        shutdown: &CancellationToken,
+    ) {
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = beat.tick() => {
+                    self.announce(seen).await;
+                    self.publish(seen);
+                }
+                entry = watch.next() => match entry {
+                    Some(Ok(entry)) => self.note(&entry, seen),
+                    Some(Err(error)) => {
+                        tracing::warn!(error = %crate::dead::chain(&error), "lost sight of the members");
+                        return;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn announce(&self, seen: &mut BTreeMap<MemberId, Instant>) {
+        let subject = format!("$KV.{}.{}", streams::MEMBERS, self.key());
+        let beat = PublishMessage::build().header(header::NATS_MESSAGE_TTL, TIME_TO_LIVE.as_secs().to_string().as_str());
+        let published = async {
+            self.client.jetstream.send_publish(subject, beat).await?.await.map(drop)
+        };
+        match tokio::time::timeout(HEARTBEAT, published).await {
+            Ok(Ok(())) => {
+                seen.insert(self.member.clone(), Instant::now());
+            }
+            Ok(Err(error)) => tracing::warn!(error = %crate::dead::chain(&error), "failed to send a heartbeat"),
+            Err(_) => tracing::warn!("no answer to a heartbeat"),
+        }
+    }
+
+    fn note(&self, entry: &kv::Entry, seen: &mut BTreeMap<MemberId, Instant>) {
+        let Some(member) = entry.key.strip_prefix(&self.group).and_then(|key| key.strip_prefix('.')) else { return };
+        let member = MemberId::from(member);
+        match entry.operation {
+            kv::Operation::Put => seen.insert(member, Instant::now()),
+            kv::Operation::Delete | kv::Operation::Purge => seen.remove(&member),
+        };
+        self.publish(seen);
+    }
+
+    /// Tells who is alive, when that has changed.
+    fn publish(&self, seen: &mut BTreeMap<MemberId, Instant>) {
+        // While the broker is away nobody is heard, which says nothing about the others.
+        if self.client.is_connected() {
+            seen.retain(|_, heard| heard.elapsed() < TIME_TO_LIVE + HEARTBEAT);
+        }
+        let alive: BTreeSet<MemberId> = seen.keys().cloned().collect();
+        self.members.send_if_modified(|known| {
+            let changed = *known != alive;
+            if changed {
+                *known = alive;
+            }
+            changed
+        });
+    }
+
+    fn key(&self) -> String {
+        format!("{}.{}", self.group, self.member)
+    }
+}

@@ -1,0 +1,180 @@
+//! Streams and buckets: declared here, applied by whichever service starts first.
+//!
+//! Declaring is idempotent. A changed declaration updates what exists and never recreates it; the number of replicas of
+//! what exists stays as an operator set it.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    context::{CreateKeyValueError, CreateStreamError},
+    kv,
+    stream::{Compression, Config, RetentionPolicy, StorageType, SubjectTransform},
+};
+
+use crate::{Client, Incarnation, NatsConfig, subject};
+
+/// The stream of all samples.
+pub const METRICS: &str = "METRICS";
+/// The stream of host events.
+pub const EVENTS: &str = "EVENTS";
+/// The stream of alert transitions.
+pub const ALERTS: &str = "ALERTS";
+/// The work queue of notifications.
+pub const NOTIFY: &str = "NOTIFY";
+/// The stream of messages that could not be decoded or stored.
+pub const DEAD: &str = "DEAD";
+
+/// The bucket of host records, by host id.
+pub const HOSTS: &str = "HOSTS";
+/// The bucket of alert rules, by name.
+pub const RULES: &str = "RULES";
+/// The bucket of alert states.
+pub const ALERT_STATE: &str = "ALERT_STATE";
+/// The bucket of settings.
+pub const SETTINGS: &str = "SETTINGS";
+/// The bucket of users.
+pub const USERS: &str = "USERS";
+/// The bucket of workers' heartbeats, in memory, each key with a time to live.
+pub const MEMBERS: &str = "MEMBERS";
+
+/// How far back the stream can be replayed.
+pub const METRICS_MAX_AGE: Duration = Duration::from_secs(72 * 3600);
+/// How long a published message id is remembered.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a stream or bucket could not be declared.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclareError {
+    /// The broker refused a stream or did not answer.
+    #[error("failed to declare stream `{name}`")]
+    Stream {
+        /// The stream.
+        name: &'static str,
+        /// Why.
+        source: CreateStreamError,
+    },
+    /// The broker refused a bucket or did not answer.
+    #[error("failed to declare bucket `{name}`")]
+    Bucket {
+        /// The bucket.
+        name: &'static str,
+        /// Why.
+        source: CreateKeyValueError,
+    },
+    /// A stream could not be looked up.
+    #[error("failed to look up stream `{name}`")]
+    Lookup {
+        /// The stream.
+        name: &'static str,
+        /// Why.
+        source: async_nats::Error,
+    },
+}
+
+fn stream(name: &str, subjects: &str, max_age: Duration) -> Config {
+    Config {
+        name: name.to_owned(),
+        subjects: vec![subjects.to_owned()],
+        max_age,
+        max_bytes: -1,
+        storage: StorageType::File,
+        allow_direct: true,
+        duplicate_window: DUPLICATE_WINDOW,
+        ..Config::default()
+    }
+}
+
+fn declarations(config: &NatsConfig) -> [(&'static str, Config); 5] {
+    let metrics = Config {
+        max_bytes: config.metrics_max_bytes,
+        compression: Some(Compression::S2),
+        subject_transform: Some(SubjectTransform {
+            source: subject::METRICS_WILDCARD.to_owned(),
+            destination: format!(
+                "plimsoll.p.{{{{partition({},1)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}",
+                subject::PARTITIONS
+            ),
+        }),
+        ..stream(METRICS, subject::METRICS_WILDCARD, METRICS_MAX_AGE)
+    };
+    let notify = Config { retention: RetentionPolicy::WorkQueue, ..stream(NOTIFY, subject::NOTIFY_WILDCARD, 3 * DAY) };
+    [
+        (METRICS, metrics),
+        (EVENTS, stream(EVENTS, subject::EVENTS_WILDCARD, 90 * DAY)),
+        (ALERTS, stream(ALERTS, subject::ALERTS_WILDCARD, 90 * DAY)),
+        (NOTIFY, notify),
+        (DEAD, stream(DEAD, subject::DEAD_WILDCARD, 14 * DAY)),
+    ]
+}
+
+fn buckets() -> [(&'static str, kv::Config); 6] {
+    let bucket = |name: &'static str| {
+        (name, kv::Config { bucket: name.to_owned(), history: 1, storage: StorageType::File, ..kv::Config::default() })
+    };
+    let (members, mut config) = bucket(MEMBERS);
+    config.storage = StorageType::Memory;
+    config.limit_markers = Some(Duration::from_secs(60));
+    [bucket(HOSTS), bucket(RULES), bucket(ALERT_STATE), bucket(SETTINGS), bucket(USERS), (members, config)]
+}
+
+/// Creates the streams and buckets that are missing and updates those that differ.
+///
+/// Fails when the broker refuses one, as when its disk has no room for `metrics_max_bytes`, or does not answer.
+pub async fn declare(client: &Client, config: &NatsConfig) -> Result<(), DeclareError> {
+    for (name, mut declared) in declarations(config) {
+        declared.num_replicas = replicas(client, name).await?.unwrap_or(config.replicas);
+        client
+            .jetstream
+            .create_or_update_stream(declared)
+            .await
+            .map_err(|source| DeclareError::Stream { name, source })?;
+    }
+    for (name, mut declared) in buckets() {
+        let stream: &'static str = name;
+        declared.num_replicas = replicas(client, &format!("KV_{stream}")).await?.unwrap_or(config.replicas);
+        client
+            .jetstream
+            .create_or_update_key_value(declared)
+            .await
+            .map_err(|source| DeclareError::Bucket { name, source })?;
+    }
+    Ok(())
+}
+
+/// The replicas of an existing stream.
+async fn replicas(client: &Client, stream: &str) -> Result<Option<usize>, DeclareError> {
+    use jetstream::{context::GetStreamErrorKind, ErrorCode};
+    match client.jetstream.get_stream(stream).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.num_replicas)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            _ => Err(DeclareError::Lookup { name: "streams", source: error.into() }),
+        },
+    }
+}
+
+/// The `METRICS` stream and which life of it this is.
+///
+/// Fails when there is no such stream or the broker does not answer.
+pub async fn metrics(client: &Client) -> Result<(jetstream::stream::Stream, Incarnation), DeclareError> {
+    let stream = client
+        .jetstream
+        .get_stream(METRICS)
+        .await
+        .map_err(|source| DeclareError::Lookup { name: METRICS, source: source.into() })?;
+    let created = stream.cached_info().created.unix_timestamp_nanos();
+    let incarnation = Incarnation(i64::try_from(created).expect("nanoseconds since 1970 fit into 64 bits until 2262"));
+    Ok((stream, incarnation))
+}
+
+/// Opens a bucket that [`declare`] made.
+pub async fn bucket(client: &Client, name: &'static str) -> Result<kv::Store, DeclareError> {
+    client
+        .jetstream
+        .get_key_value(name)
+        .await
+        .map_err(|source| DeclareError::Lookup { name, source: source.into() })
+}

@@ -1,0 +1,106 @@
+//! Subjects: the public ones that agents publish on, and the partitioned ones that the stream stores.
+
+use crate::{HostId, Name, NameError, PartitionId};
+
+/// Partitions of the `METRICS` stream. Part of the contract: changing it moves hosts between partitions.
+pub const PARTITIONS: u16 = 16;
+/// All public metric subjects.
+pub const METRICS_WILDCARD: &str = "plimsoll.metrics.*.*";
+/// All stored metric subjects.
+pub const PARTITIONED_WILDCARD: &str = "plimsoll.p.*.*.*";
+/// All host events.
+pub const EVENTS_WILDCARD: &str = "plimsoll.events.*.*";
+/// All alert transitions.
+pub const ALERTS_WILDCARD: &str = "plimsoll.alerts.>";
+/// All queued notifications.
+pub const NOTIFY_WILDCARD: &str = "plimsoll.notify.*";
+/// All dead messages.
+pub const DEAD_WILDCARD: &str = "plimsoll.dead.>";
+
+/// The subject that an agent publishes a batch on: `plimsoll.metrics.<host>.<measurement>`.
+#[must_use]
+pub fn metrics(host: &HostId, measurement: &Name) -> String {
+    format!("plimsoll.metrics.{host}.{measurement}")
+}
+
+/// The filter of every message in a partition.
+#[must_use]
+pub fn partition_filter(partition: PartitionId) -> String {
+    format!("plimsoll.p.{partition}.*.*")
+}
+
+/// The filter of every stored message of a host and measurement, whatever its partition.
+#[must_use]
+pub fn stored_filter(host: &HostId, measurement: &Name) -> String {
+    format!("plimsoll.p.*.{host}.{measurement}")
+}
+
+/// The subject of an alert transition: `plimsoll.alerts.<rule>.<host>`.
+#[must_use]
+pub fn alert(rule: &str, host: &HostId) -> String {
+    format!("plimsoll.alerts.{rule}.{host}")
+}
+
+/// The subject of a queued notification: `plimsoll.notify.<channel>`.
+#[must_use]
+pub fn notify(channel: &str) -> String {
+    format!("plimsoll.notify.{channel}")
+}
+
+/// What a stored subject says about its message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricSubject {
+    /// The partition that the stream put the message into.
+    pub partition: PartitionId,
+    /// The host that the message speaks of.
+    pub host: HostId,
+    /// The measurement that the message carries.
+    pub measurement: Name,
+}
+
+/// A subject that does not follow the contract.
+#[derive(Debug, thiserror::Error)]
+pub enum SubjectError {
+    /// Not of the form `plimsoll.p.<partition>.<host>.<measurement>`.
+    #[error("subject is not of the form `plimsoll.p.<partition>.<host>.<measurement>`")]
+    Shape,
+    /// The host or measurement token breaks the rules for names.
+    #[error("subject carries an invalid name")]
+    Name(#[from] NameError),
+}
+
+impl MetricSubject {
+    /// Takes a stored subject apart; fails on other subjects and on invalid names.
+    pub fn parse(subject: &str) -> Result<Self, SubjectError> {
+        let rest = subject.strip_prefix("plimsoll.p.").ok_or(SubjectError::Shape)?;
+        let mut tokens = rest.split('.');
+        let (Some(partition), Some(host), Some(measurement), None) =
+            (tokens.next(), tokens.next(), tokens.next(), tokens.next())
+        else {
+            return Err(SubjectError::Shape);
+        };
+        let partition = partition.parse().ok().and_then(PartitionId::new).ok_or(SubjectError::Shape)?;
+        Ok(Self { partition, host: HostId::parse(host)?, measurement: Name::parse(measurement)? })
+    }
+
+    /// The public subject that the message was published on.
+    #[must_use]
+    pub fn public(&self) -> String {
+        metrics(&self.host, &self.measurement)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_subjects_are_taken_apart() {
+        let subject = MetricSubject::parse("plimsoll.p.7.web-1.cpu").expect("valid");
+        assert_eq!(subject.partition.get(), 7);
+        assert_eq!(subject.public(), "plimsoll.metrics.web-1.cpu");
+        for bad in ["plimsoll.p.16.h.cpu", "plimsoll.p.x.h.cpu", "plimsoll.p.1.h", "plimsoll.metrics.h.cpu", "plimsoll.p.1.h.x;DROP"] {
+            assert!(MetricSubject::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
