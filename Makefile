@@ -1,0 +1,59 @@
+# `make` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Flags for `make up`, such as ARGS="--config plimsoll.toml".
+ARGS ?=
+
+# $(call stage,heading): says what comes next, so that a failure is under its heading.
+stage = printf '\n== %s\n' '$(1)'
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Fetch libduckdb, its extensions and nats-server, once
+	@scripts/fetch-tools
+
+.PHONY: build
+build: ## Build all binaries for release; needs `make tools` once
+	@cargo build --release --locked --workspace --bins
+
+.PHONY: up
+up: tools build ## Build and run everything on this machine; ARGS="…" goes to `plimsoll up`
+	@exec '$(TARGET_DIR)/release/plimsoll' up $(ARGS)
+
+.PHONY: test
+test: tools ## Run every check that CI runs
+	@$(call stage,Format)
+	cargo fmt --all --check
+	$(call stage,Scripts and deployment files)
+	PLIMSOLL_TEST_PYTHON="$$(scripts/test-python)"
+	export PLIMSOLL_TEST_PYTHON
+	"$$PLIMSOLL_TEST_PYTHON" -B -m unittest discover --start-directory scripts
+	$(call stage,Licences and sources of dependencies)
+	if cargo deny --version >/dev/null 2>&1; then
+		cargo deny --locked check bans licenses sources
+	else
+		echo 'cargo-deny is not installed and this stage is left out: cargo install --locked cargo-deny'
+	fi
+	$(call stage,Lints)
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(call stage,Build)
+	cargo build --locked --workspace --bins
+	$(call stage,Tests)
+	cargo test --locked --workspace
+	printf '\nAll checks passed.\n'
+
+.PHONY: fmt
+fmt: ## Format the Rust code
+	@cargo fmt --all
+
+.PHONY: clean
+clean: ## Remove what cargo built; fetched tools stay
+	@cargo clean
