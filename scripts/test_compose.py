@@ -1,0 +1,153 @@
+"""Checks compose.yaml: by the schema of the Compose Specification, and by what Plimsoll promises of its services."""
+
+import copy
+import hashlib
+import json
+import re
+import unittest
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "deploy" / "compose-spec.schema.json"
+
+OWN_SERVICES = {"ingest", "alert-worker", "query-api", "agent"}
+STATEFUL = {"nats": "/data", "postgres": "/var/lib/postgresql/data", "s3": "/data", "agent": "/var/lib/plimsoll"}
+LAKE_USERS = {"ingest", "query-api"}
+# The agent listens on nothing that a check could ask; the bucket's maker ends by itself.
+WITHOUT_HEALTH_CHECK = {"agent", "s3-bucket"}
+
+
+def problems(compose: dict) -> list[str]:
+    """Every problem of a compose file, one line each."""
+    schema = json.loads(SCHEMA.read_text())
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(compose)
+    found = [f"schema: {'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
+    services = compose.get("services", {})
+    if not isinstance(services, dict):
+        return found
+    for name in sorted((OWN_SERVICES | STATEFUL.keys()) - services.keys()):
+        found.append(f"{name}: is not there")
+    for name, service in services.items():
+        expected = "on-failure" if name == "s3-bucket" else "unless-stopped"
+        if service.get("restart") != expected:
+            found.append(f"{name}: restart policy is not {expected}")
+        if "healthcheck" not in service and name not in WITHOUT_HEALTH_CHECK:
+            found.append(f"{name}: no health check")
+        if "container_name" in service:
+            found.append(f"{name}: a container name keeps it from being scaled")
+        found += [f"{name}: port {port} is not on loopback" for port in service.get("ports", []) if not str(port).startswith("127.0.0.1:")]
+        found += volume_problems(name, service, compose.get("volumes", {}))
+        found += dependency_problems(name, service, services)
+    found += [f"{name}: {problem}" for name in OWN_SERVICES & services.keys() for problem in own_problems(name, services[name])]
+    return found
+
+
+def volume_problems(name: str, service: dict, declared: dict) -> list[str]:
+    found = []
+    mounts = [str(volume).split(":") for volume in service.get("volumes", [])]
+    for source, *_ in mounts:
+        if source.startswith("./"):
+            if not (ROOT / source).is_file():
+                found.append(f"{name}: mounts `{source}`, which the repository does not hold")
+        elif not source.startswith("/") and source not in declared:
+            found.append(f"{name}: volume `{source}` is not declared")
+    target = STATEFUL.get(name)
+    if target and not any(mount[1:2] == [target] and mount[0] in declared for mount in mounts):
+        found.append(f"{name}: no named volume on {target}")
+    return found
+
+
+def dependency_problems(name: str, service: dict, services: dict) -> list[str]:
+    found = []
+    for other, how in service.get("depends_on", {}).items():
+        if other not in services:
+            found.append(f"{name}: depends on `{other}`, which is not there")
+        elif how["condition"] == "service_started":
+            found.append(f"{name}: does not wait until `{other}` is healthy")
+        elif how["condition"] == "service_healthy" and "healthcheck" not in services[other]:
+            found.append(f"{name}: waits for the health of `{other}`, which has no check")
+    return found
+
+
+def own_problems(name: str, service: dict) -> list[str]:
+    found = []
+    build = service.get("build", {})
+    dockerfile = ROOT / build.get("dockerfile", "Dockerfile")
+    targets = re.findall(r"^FROM \S+ AS (\S+)$", dockerfile.read_text(), re.MULTILINE) if dockerfile.is_file() else []
+    if build.get("target") != name or name not in targets:
+        found.append("is not built from the target of its name")
+    if service.get("cap_drop") != ["ALL"]:
+        found.append("does not drop all capabilities")
+    environment = service.get("environment", {})
+    if not environment.get("PLIMSOLL_NATS__URL", "").startswith("nats://"):
+        found.append("has no address of the broker")
+    if name in LAKE_USERS and not {"PLIMSOLL_LAKE__CATALOG", "PLIMSOLL_LAKE__DATA_PATH"} <= environment.keys():
+        found.append("does not know the lake")
+    if name != "agent":
+        key = f"PLIMSOLL_{name.upper().replace('-', '_')}__HTTP"
+        port = environment.get(key, "").rpartition(":")[2]
+        check = " ".join(service.get("healthcheck", {}).get("test", []))
+        if not port or f":{port}/readyz" not in check:
+            found.append(f"its health check does not ask /readyz on the port of {key}")
+    if name == "ingest" and service.get("ports"):
+        found.append("a published port keeps it from being scaled")
+    return found
+
+
+class ComposeFile(unittest.TestCase):
+    def setUp(self):
+        self.compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+    def broken(self, *path):
+        """A copy, and the mapping in it that `path` leads to."""
+        compose = copy.deepcopy(self.compose)
+        place = compose
+        for key in path:
+            place = place[key]
+        return compose, place
+
+    def test_is_right(self):
+        self.assertEqual(problems(self.compose), [])
+
+    def test_the_schema_is_the_one_noted(self):
+        notice = (ROOT / "deploy" / "compose-spec.schema.NOTICE").read_text()
+        self.assertIn(hashlib.sha256(SCHEMA.read_bytes()).hexdigest(), notice)
+
+    def test_lake_users_share_one_lake(self):
+        ingest, query_api = (self.compose["services"][name]["environment"] for name in ("ingest", "query-api"))
+        lake = {key: value for key, value in ingest.items() if key.startswith("PLIMSOLL_LAKE__")}
+        self.assertEqual(lake, {key: value for key, value in query_api.items() if key.startswith("PLIMSOLL_LAKE__")})
+
+    def test_each_break_is_found(self):
+        breaks = [
+            ("schema", ("services", "ingest"), lambda ingest: ingest.update(restrat="always")),
+            ("schema", ("services", "nats", "healthcheck"), lambda check: check.update(retries=[])),
+            ("schema", (), lambda compose: compose.update(services=[])),
+            ("alert-worker: is not there", ("services",), lambda services: services.pop("alert-worker")),
+            ("query-api: restart policy", ("services", "query-api"), lambda service: service.pop("restart")),
+            ("postgres: no health check", ("services", "postgres"), lambda service: service.pop("healthcheck")),
+            ("no check", ("services", "nats"), lambda service: service.pop("healthcheck")),
+            ("ingest: a container name", ("services", "ingest"), lambda service: service.update(container_name="ingest")),
+            ("ingest: a published port", ("services", "ingest"), lambda service: service.update(ports=["127.0.0.1:9301:9301"])),
+            ("not on loopback", ("services", "query-api"), lambda service: service.update(ports=["8080:8080"])),
+            ("s3: no named volume", ("services", "s3"), lambda service: service.pop("volumes")),
+            ("is not declared", ("volumes",), lambda volumes: volumes.pop("nats-data")),
+            ("does not hold", ("services", "nats", "volumes"), lambda volumes: volumes.append("./nats/absent.conf:/x:ro")),
+            ("which is not there", ("services", "agent", "depends_on"), lambda needs: needs.update(absent={"condition": "service_healthy"})),
+            ("until `nats` is healthy", ("services", "agent", "depends_on"), lambda needs: needs.update(nats={"condition": "service_started"})),
+            ("target of its name", ("services", "agent", "build"), lambda build: build.update(target="ingest")),
+            ("does not know the lake", ("services", "query-api", "environment"), lambda variables: variables.pop("PLIMSOLL_LAKE__CATALOG")),
+            ("does not ask /readyz", ("services", "ingest", "environment"), lambda variables: variables.update(PLIMSOLL_INGEST__HTTP="0.0.0.0:1")),
+        ]
+        for expected, path, damage in breaks:
+            with self.subTest(expected):
+                compose, place = self.broken(*path)
+                damage(place)
+                self.assertTrue(any(expected in problem for problem in problems(compose)), problems(compose))
+
+
+if __name__ == "__main__":
+    unittest.main()
