@@ -191,7 +191,9 @@ pub enum DecodeError {
         rows: usize,
     },
     /// The batch has no field, or too many tags and fields.
-    #[error("batch has {tags} tags and {fields} fields: expected at least one field and at most {MAX_COLUMNS} together")]
+    #[error(
+        "batch has {tags} tags and {fields} fields: expected at least one field and at most {MAX_COLUMNS} together"
+    )]
     Columns {
         /// How many tags.
         tags: usize,
@@ -305,11 +307,7 @@ impl Batch {
             [("host", &wire.host, &**host), ("measurement", &wire.measurement, &**measurement)]
         {
             if found != subject {
-                return Err(DecodeError::SubjectMismatch {
-                    what,
-                    found: excerpt(found),
-                    subject: subject.to_owned(),
-                });
+                return Err(DecodeError::SubjectMismatch { what, found: excerpt(found), subject: subject.to_owned() });
             }
         }
         let fields = wire.fields.into_iter().filter_map(|(name, column)| Some((name, column.0?))).collect();

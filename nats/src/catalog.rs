@@ -74,7 +74,15 @@ const fn field(
     const fn known(name: &'static str) -> Option<&'static str> {
         if name.is_empty() { None } else { Some(name) }
     }
-    FieldSpec { name, field_type, kind, unit, description, opentelemetry: known(names.0), node_exporter: known(names.1) }
+    FieldSpec {
+        name,
+        field_type,
+        kind,
+        unit,
+        description,
+        opentelemetry: known(names.0),
+        node_exporter: known(names.1),
+    }
 }
 
 const fn percent(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
@@ -98,7 +106,12 @@ const fn total(
     field(name, FieldType::Integer, FieldKind::Counter, unit, description, names)
 }
 
-const fn gauge(name: &'static str, unit: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+const fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    description: &'static str,
+    names: (&'static str, &'static str),
+) -> FieldSpec {
     field(name, FieldType::Float, FieldKind::Gauge, unit, description, names)
 }
 
@@ -126,7 +139,11 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
             percent("irq_percent", "Time serving hardware interrupts", CPU_NAMES),
             percent("softirq_percent", "Time serving soft interrupts", CPU_NAMES),
             percent("steal_percent", "Time that the hypervisor gave to others", CPU_NAMES),
-            percent("guest_percent", "Time running guests, at any priority", ("system.cpu.utilization", "node_cpu_guest_seconds_total")),
+            percent(
+                "guest_percent",
+                "Time running guests, at any priority",
+                ("system.cpu.utilization", "node_cpu_guest_seconds_total"),
+            ),
             percent("idle_percent", "Time idle with no I/O pending", CPU_NAMES),
         ],
     },
@@ -136,16 +153,32 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
         tags: &[],
         fields: &[
             bytes("total_bytes", "Usable main memory", ("system.memory.limit", "node_memory_MemTotal_bytes")),
-            bytes("available_bytes", "Memory that programs can get without swapping", ("system.linux.memory.available", "node_memory_MemAvailable_bytes")),
+            bytes(
+                "available_bytes",
+                "Memory that programs can get without swapping",
+                ("system.linux.memory.available", "node_memory_MemAvailable_bytes"),
+            ),
             bytes("used_bytes", "Total less available", (MEMORY_USAGE, "")),
             percent("used_percent", "Used in percent of total", ("system.memory.utilization", "")),
             bytes("free_bytes", "Memory that nothing uses", (MEMORY_USAGE, "node_memory_MemFree_bytes")),
             bytes("buffers_bytes", "Memory in block device buffers", (MEMORY_USAGE, "node_memory_Buffers_bytes")),
-            bytes("cached_bytes", "Memory in the page cache, shared memory included", (MEMORY_USAGE, "node_memory_Cached_bytes")),
+            bytes(
+                "cached_bytes",
+                "Memory in the page cache, shared memory included",
+                (MEMORY_USAGE, "node_memory_Cached_bytes"),
+            ),
             bytes("swap_total_bytes", "Swap space", ("system.paging.usage", "node_memory_SwapTotal_bytes")),
-            bytes("swap_free_bytes", "Swap space that nothing uses", ("system.paging.usage", "node_memory_SwapFree_bytes")),
+            bytes(
+                "swap_free_bytes",
+                "Swap space that nothing uses",
+                ("system.paging.usage", "node_memory_SwapFree_bytes"),
+            ),
             bytes("swap_used_bytes", "Swap space in use", ("system.paging.usage", "")),
-            percent("swap_used_percent", "Used in percent of swap space; nil without swap", ("system.paging.utilization", "")),
+            percent(
+                "swap_used_percent",
+                "Used in percent of swap space; nil without swap",
+                ("system.paging.utilization", ""),
+            ),
         ],
     },
     MeasurementSpec {
@@ -153,7 +186,12 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
         description: "Load averages and runnable tasks",
         tags: &[],
         fields: &[
-            gauge("load1", "count", "Average number of running or uninterruptible tasks over one minute", ("system.cpu.load_average.1m", "node_load1")),
+            gauge(
+                "load1",
+                "count",
+                "Average number of running or uninterruptible tasks over one minute",
+                ("system.cpu.load_average.1m", "node_load1"),
+            ),
             gauge("load5", "count", "The same over five minutes", ("system.cpu.load_average.5m", "node_load5")),
             gauge("load15", "count", "The same over fifteen minutes", ("system.cpu.load_average.15m", "node_load15")),
             count("runnable_tasks", "Tasks that run or could run now", ("", "node_procs_running")),
@@ -171,13 +209,32 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
         fields: &[
             bytes("total_bytes", "Size", ("system.filesystem.limit", "node_filesystem_size_bytes")),
             bytes("used_bytes", "Space in use", ("system.filesystem.usage", "")),
-            bytes("available_bytes", "Space that programs without privileges can use", ("system.filesystem.usage", "node_filesystem_avail_bytes")),
-            percent("used_percent", "Used in percent of used and available together, as `df` shows it", ("system.filesystem.utilization", "")),
-            count("total_inodes", "Inodes; nil where the file system has no fixed number", ("", "node_filesystem_files")),
+            bytes(
+                "available_bytes",
+                "Space that programs without privileges can use",
+                ("system.filesystem.usage", "node_filesystem_avail_bytes"),
+            ),
+            percent(
+                "used_percent",
+                "Used in percent of used and available together, as `df` shows it",
+                ("system.filesystem.utilization", ""),
+            ),
+            count(
+                "total_inodes",
+                "Inodes; nil where the file system has no fixed number",
+                ("", "node_filesystem_files"),
+            ),
             count("used_inodes", "Inodes in use", ("", "")),
             count("free_inodes", "Inodes that nothing uses", ("", "node_filesystem_files_free")),
             percent("used_inodes_percent", "Inodes in use in percent of all", ("", "")),
-            field("read_only", FieldType::Bool, FieldKind::Gauge, "bool", "Whether it is mounted read-only", ("", "node_filesystem_readonly")),
+            field(
+                "read_only",
+                FieldType::Bool,
+                FieldKind::Gauge,
+                "bool",
+                "Whether it is mounted read-only",
+                ("", "node_filesystem_readonly"),
+            ),
         ],
     },
     MeasurementSpec {
@@ -189,7 +246,14 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
             total("written_bytes_total", "bytes", "Bytes written", (DISK_IO, "node_disk_written_bytes_total")),
             total("reads_total", "count", "Reads completed", (DISK_OPERATIONS, "node_disk_reads_completed_total")),
             total("writes_total", "count", "Writes completed", (DISK_OPERATIONS, "node_disk_writes_completed_total")),
-            field("busy_seconds_total", FieldType::Float, FieldKind::Counter, "seconds", "Time with at least one request in flight", ("system.disk.io_time", "node_disk_io_time_seconds_total")),
+            field(
+                "busy_seconds_total",
+                FieldType::Float,
+                FieldKind::Counter,
+                "seconds",
+                "Time with at least one request in flight",
+                ("system.disk.io_time", "node_disk_io_time_seconds_total"),
+            ),
             count("in_flight", "Requests in flight", ("", "node_disk_io_now")),
             percent("busy_percent", "Time with a request in flight since the previous sample", ("", "")),
         ],
@@ -201,12 +265,42 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
         fields: &[
             total("receive_bytes_total", "bytes", "Bytes received", (NETWORK_IO, "node_network_receive_bytes_total")),
             total("transmit_bytes_total", "bytes", "Bytes sent", (NETWORK_IO, "node_network_transmit_bytes_total")),
-            total("receive_packets_total", "count", "Packets received", (NETWORK_PACKETS, "node_network_receive_packets_total")),
-            total("transmit_packets_total", "count", "Packets sent", (NETWORK_PACKETS, "node_network_transmit_packets_total")),
-            total("receive_errors_total", "count", "Packets received with an error", (NETWORK_ERRORS, "node_network_receive_errs_total")),
-            total("transmit_errors_total", "count", "Packets that failed to be sent", (NETWORK_ERRORS, "node_network_transmit_errs_total")),
-            total("receive_drops_total", "count", "Packets dropped on receipt", (NETWORK_DROPS, "node_network_receive_drop_total")),
-            total("transmit_drops_total", "count", "Packets dropped before being sent", (NETWORK_DROPS, "node_network_transmit_drop_total")),
+            total(
+                "receive_packets_total",
+                "count",
+                "Packets received",
+                (NETWORK_PACKETS, "node_network_receive_packets_total"),
+            ),
+            total(
+                "transmit_packets_total",
+                "count",
+                "Packets sent",
+                (NETWORK_PACKETS, "node_network_transmit_packets_total"),
+            ),
+            total(
+                "receive_errors_total",
+                "count",
+                "Packets received with an error",
+                (NETWORK_ERRORS, "node_network_receive_errs_total"),
+            ),
+            total(
+                "transmit_errors_total",
+                "count",
+                "Packets that failed to be sent",
+                (NETWORK_ERRORS, "node_network_transmit_errs_total"),
+            ),
+            total(
+                "receive_drops_total",
+                "count",
+                "Packets dropped on receipt",
+                (NETWORK_DROPS, "node_network_receive_drop_total"),
+            ),
+            total(
+                "transmit_drops_total",
+                "count",
+                "Packets dropped before being sent",
+                (NETWORK_DROPS, "node_network_transmit_drop_total"),
+            ),
         ],
     },
     MeasurementSpec {
@@ -215,7 +309,12 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
         tags: &[tag("sensor", "Chip and label of the sensor")],
         fields: &[
             gauge("temperature_celsius", "celsius", "Current reading", ("hw.temperature", "node_hwmon_temp_celsius")),
-            gauge("critical_celsius", "celsius", "Reading at which the hardware is in danger, where known", ("hw.temperature.limit", "node_hwmon_temp_crit_celsius")),
+            gauge(
+                "critical_celsius",
+                "celsius",
+                "Reading at which the hardware is in danger, where known",
+                ("hw.temperature.limit", "node_hwmon_temp_crit_celsius"),
+            ),
         ],
     },
 ];

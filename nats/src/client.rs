@@ -126,10 +126,8 @@ impl Client {
 }
 
 async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, ConnectError> {
-    let mut options = ConnectOptions::new()
-        .name(name)
-        .ping_interval(Duration::from_secs(10))
-        .reconnect_delay_callback(|attempts| {
+    let mut options =
+        ConnectOptions::new().name(name).ping_interval(Duration::from_secs(10)).reconnect_delay_callback(|attempts| {
             Duration::from_millis(50 * 2_u64.pow(u32::try_from(attempts.min(6)).unwrap_or(6)))
         });
     if let Some(path) = &config.credentials_file {

@@ -34,10 +34,7 @@ pub fn headers(
     headers.insert(REASON_HEADER, header_text(&chain(reason)).as_str());
     headers.insert(SUBJECT_HEADER, header_text(stored_subject).as_str());
     headers.insert(SEQUENCE_HEADER, sequence.to_string().as_str());
-    headers.insert(
-        async_nats::header::NATS_MESSAGE_ID,
-        format!("{group}/{}/{sequence}", incarnation.0).as_str(),
-    );
+    headers.insert(async_nats::header::NATS_MESSAGE_ID, format!("{group}/{}/{sequence}", incarnation.0).as_str());
     headers
 }
 

@@ -76,12 +76,7 @@ impl Membership {
         }
     }
 
-    async fn follow(
-        &self,
-        mut watch: kv::Watch,
-        seen: &mut BTreeMap<MemberId, Instant>,
-        shutdown: &CancellationToken,
-    ) {
+    async fn follow(&self, mut watch: kv::Watch, seen: &mut BTreeMap<MemberId, Instant>, shutdown: &CancellationToken) {
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -106,10 +101,9 @@ impl Membership {
 
     async fn announce(&self, seen: &mut BTreeMap<MemberId, Instant>) {
         let subject = format!("$KV.{}.{}", streams::MEMBERS, self.key());
-        let beat = PublishMessage::build().header(header::NATS_MESSAGE_TTL, TIME_TO_LIVE.as_secs().to_string().as_str());
-        let published = async {
-            self.client.jetstream.send_publish(subject, beat).await?.await.map(drop)
-        };
+        let beat =
+            PublishMessage::build().header(header::NATS_MESSAGE_TTL, TIME_TO_LIVE.as_secs().to_string().as_str());
+        let published = async { self.client.jetstream.send_publish(subject, beat).await?.await.map(drop) };
         match tokio::time::timeout(HEARTBEAT, published).await {
             Ok(Ok(())) => {
                 seen.insert(self.member.clone(), Instant::now());

@@ -63,6 +63,7 @@ pub struct StartError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// What a reader yields.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every event is a message")]
 pub enum ReaderEvent {
     /// The reader has got the partition. Whatever came from it before and is not committed comes again.
     Started {
@@ -321,7 +322,9 @@ impl<S: StartSource> PartitionReader<S> {
     fn consumer_config(&self, name: &str, start: Start) -> pull::Config {
         let deliver_policy = match start {
             Start::After(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.next().0 },
-            Start::Recent(length) => DeliverPolicy::ByStartTime { start_time: (std::time::SystemTime::now() - length).into() },
+            Start::Recent(length) => {
+                DeliverPolicy::ByStartTime { start_time: (std::time::SystemTime::now() - length).into() }
+            }
         };
         pull::Config {
             durable_name: Some(name.to_owned()),

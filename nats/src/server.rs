@@ -91,13 +91,13 @@ impl Server {
     pub async fn start(config: &ServerConfig) -> Result<Self, ServerError> {
         let binary = find_binary()?;
         for folder in [&config.store_dir, &config.run_dir] {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| ServerError::Write { path: folder.clone(), source })?;
+            std::fs::create_dir_all(folder).map_err(|source| ServerError::Write { path: folder.clone(), source })?;
         }
         let conf = config.run_dir.join("nats-server.conf");
         write(&conf, &render(config))?;
         let log = config.run_dir.join("nats-server.log");
-        let log_file = std::fs::File::create(&log).map_err(|source| ServerError::Write { path: log.clone(), source })?;
+        let log_file =
+            std::fs::File::create(&log).map_err(|source| ServerError::Write { path: log.clone(), source })?;
         let mut command = Command::new(&binary);
         command
             .arg("--config")

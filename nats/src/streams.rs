@@ -146,7 +146,7 @@ pub async fn declare(client: &Client, config: &NatsConfig) -> Result<(), Declare
 
 /// The replicas of an existing stream.
 async fn replicas(client: &Client, stream: &str) -> Result<Option<usize>, DeclareError> {
-    use jetstream::{context::GetStreamErrorKind, ErrorCode};
+    use jetstream::{ErrorCode, context::GetStreamErrorKind};
     match client.jetstream.get_stream(stream).await {
         Ok(stream) => Ok(Some(stream.cached_info().config.num_replicas)),
         Err(error) => match error.kind() {
@@ -172,9 +172,5 @@ pub async fn metrics(client: &Client) -> Result<(jetstream::stream::Stream, Inca
 
 /// Opens a bucket that [`declare`] made.
 pub async fn bucket(client: &Client, name: &'static str) -> Result<kv::Store, DeclareError> {
-    client
-        .jetstream
-        .get_key_value(name)
-        .await
-        .map_err(|source| DeclareError::Lookup { name, source: source.into() })
+    client.jetstream.get_key_value(name).await.map_err(|source| DeclareError::Lookup { name, source: source.into() })
 }

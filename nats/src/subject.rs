@@ -23,6 +23,14 @@ pub fn metrics(host: &HostId, measurement: &Name) -> String {
     format!("plimsoll.metrics.{host}.{measurement}")
 }
 
+/// The partition that the broker puts a host's messages into: nats-server's `partition` hashes by FNV-1a, 32 bits wide.
+#[must_use]
+pub fn partition_of(host: &HostId) -> PartitionId {
+    let hash = host.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let partition = hash % u32::from(PARTITIONS);
+    u16::try_from(partition).ok().and_then(PartitionId::new).expect("a remainder of PARTITIONS is a partition")
+}
+
 /// The filter of every message in a partition.
 #[must_use]
 pub fn partition_filter(partition: PartitionId) -> String {
@@ -99,7 +107,13 @@ mod tests {
         let subject = MetricSubject::parse("plimsoll.p.7.web-1.cpu").expect("valid");
         assert_eq!(subject.partition.get(), 7);
         assert_eq!(subject.public(), "plimsoll.metrics.web-1.cpu");
-        for bad in ["plimsoll.p.16.h.cpu", "plimsoll.p.x.h.cpu", "plimsoll.p.1.h", "plimsoll.metrics.h.cpu", "plimsoll.p.1.h.x;DROP"] {
+        for bad in [
+            "plimsoll.p.16.h.cpu",
+            "plimsoll.p.x.h.cpu",
+            "plimsoll.p.1.h",
+            "plimsoll.metrics.h.cpu",
+            "plimsoll.p.1.h.x;DROP",
+        ] {
             assert!(MetricSubject::parse(bad).is_err(), "{bad}");
         }
     }

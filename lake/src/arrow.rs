@@ -1,0 +1,146 @@
+//! Lays batches out as Arrow columns and hands them to DuckDB.
+
+use std::sync::Arc;
+
+use duckdb::{
+    Connection,
+    arrow::{
+        array::{
+            ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
+            TimestampMillisecondBuilder,
+        },
+        datatypes::{DataType, Field, Schema, TimeUnit},
+        error::ArrowError,
+    },
+};
+use plimsoll_nats::{Batch, Column, Name, batch::FieldType};
+
+use crate::{
+    LakeError,
+    error::Context,
+    schema::{Role, TableSchema, sql_type},
+    sql::ident,
+};
+
+/// Rows of one measurement in the order of the batches, with every column of its table.
+fn record_batch(table: &TableSchema, batches: &[&Batch]) -> Result<RecordBatch, ArrowError> {
+    let mut fields = vec![
+        Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+        Field::new("host", DataType::Utf8, false),
+    ];
+    let mut arrays: Vec<ArrayRef> = vec![times(batches), hosts(batches)];
+    for (name, column) in table.columns() {
+        let (data_type, array): (_, ArrayRef) = match (column.role, column.column_type) {
+            (Role::Tag, _) => (DataType::Utf8, tags(name, batches)),
+            (Role::Field, FieldType::Float) => (DataType::Float64, floats(name, batches)),
+            (Role::Field, FieldType::Integer) => (DataType::Int64, integers(name, batches)),
+            (Role::Field, FieldType::Bool) => (DataType::Boolean, bools(name, batches)),
+            (Role::Field, FieldType::Text) => (DataType::Utf8, texts(name, batches)),
+        };
+        fields.push(Field::new(&**name, data_type, true));
+        arrays.push(array);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+}
+
+fn rows(batches: &[&Batch]) -> usize {
+    batches.iter().map(|batch| batch.rows()).sum()
+}
+
+fn times(batches: &[&Batch]) -> ArrayRef {
+    let mut builder = TimestampMillisecondBuilder::with_capacity(rows(batches));
+    batches.iter().for_each(|batch| builder.append_slice(&batch.times));
+    Arc::new(builder.finish())
+}
+
+fn hosts(batches: &[&Batch]) -> ArrayRef {
+    let mut builder = StringBuilder::with_capacity(rows(batches), 0);
+    for batch in batches {
+        batch.times.iter().for_each(|_| builder.append_value(&batch.host));
+    }
+    Arc::new(builder.finish())
+}
+
+fn tags(name: &Name, batches: &[&Batch]) -> ArrayRef {
+    let mut builder = StringBuilder::with_capacity(rows(batches), 0);
+    for batch in batches {
+        match batch.tags.get(name) {
+            Some(values) => values.iter().for_each(|value| builder.append_value(value)),
+            None => builder.append_nulls(batch.rows()),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+fn floats(name: &Name, batches: &[&Batch]) -> ArrayRef {
+    let mut builder = Float64Builder::with_capacity(rows(batches));
+    for batch in batches {
+        match batch.fields.get(name) {
+            Some(Column::Float(values)) => builder.extend(values.iter().copied()),
+            Some(Column::Integer(values)) => builder.extend(values.iter().map(|value| value.map(|v| v as f64))),
+            _ => builder.append_nulls(batch.rows()),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+fn integers(name: &Name, batches: &[&Batch]) -> ArrayRef {
+    let mut builder = Int64Builder::with_capacity(rows(batches));
+    for batch in batches {
+        match batch.fields.get(name) {
+            Some(Column::Integer(values)) => builder.extend(values.iter().copied()),
+            _ => builder.append_nulls(batch.rows()),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+fn bools(name: &Name, batches: &[&Batch]) -> ArrayRef {
+    let mut builder = BooleanBuilder::with_capacity(rows(batches));
+    for batch in batches {
+        match batch.fields.get(name) {
+            Some(Column::Bool(values)) => builder.extend(values.iter().copied()),
+            _ => builder.append_nulls(batch.rows()),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+fn texts(name: &Name, batches: &[&Batch]) -> ArrayRef {
+    let mut builder = StringBuilder::with_capacity(rows(batches), 0);
+    for batch in batches {
+        match batch.fields.get(name) {
+            Some(Column::Text(values)) => builder.extend(values.iter().map(Option::as_deref)),
+            _ => builder.append_nulls(batch.rows()),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+/// Puts the rows into a new temporary table of the measurement's columns, replacing one of the same name.
+pub(crate) fn stage(
+    connection: &Connection,
+    staging: &str,
+    measurement: &Name,
+    table: &TableSchema,
+    batches: &[&Batch],
+) -> Result<(), LakeError> {
+    let columns = table.columns().map(|(name, column)| format!(", {} {}", ident(name), sql_type(column.column_type)));
+    let columns: String = columns.collect();
+    let create = format!("CREATE OR REPLACE TEMP TABLE {} (ts TIMESTAMP_MS, host VARCHAR{columns})", ident(staging));
+    connection.execute_batch(&create).context("create a staging table")?;
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let rows =
+        record_batch(table, batches).map_err(|source| LakeError::Columns { table: measurement.to_string(), source })?;
+    let mut appender =
+        connection.appender_to_catalog_and_db(staging, "temp", "main").context("open the staging table")?;
+    appender.append_record_batch(rows).context("stage rows")?;
+    appender.flush().context("stage rows")
+}
+
+/// Drops a staging table; it would only take memory.
+pub(crate) fn unstage(connection: &Connection, staging: &str) -> Result<(), LakeError> {
+    connection.execute_batch(&format!("DROP TABLE IF EXISTS temp.{}", ident(staging))).context("drop a staging table")
+}

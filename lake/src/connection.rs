@@ -1,0 +1,206 @@
+//! Opens DuckDB in memory and attaches the lake to it.
+
+use std::{path::Path, time::Duration};
+
+use duckdb::Connection;
+use plimsoll_nats::PartitionId;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{
+    LakeConfig, LakeError, S3Config,
+    error::Context,
+    extensions,
+    sql::{ident, literal},
+};
+
+/// The name that the lake is attached under.
+pub(crate) const LAKE: &str = "lake";
+/// The schema of the measurements' tables.
+pub(crate) const MEASUREMENTS_SCHEMA: &str = "main";
+
+/// What a connection may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Create the lake where it is missing, and write.
+    Write,
+    /// Read what is there.
+    Read,
+}
+
+/// An attached lake. Cheap to clone into further connections, each for one thread at a time.
+#[derive(Debug)]
+pub struct Lake {
+    pub(crate) connection: Connection,
+}
+
+impl Lake {
+    /// Attaches the lake; with [`Access::Write`] it is created where it is missing.
+    ///
+    /// Blocks. Fails when an extension is missing, when catalog or data can't be reached, and for readers as long as no writer has
+    /// created the lake.
+    pub fn open(config: &LakeConfig, access: Access) -> Result<Self, LakeError> {
+        prepare_folders(config, access)?;
+        let settings = duckdb::Config::default()
+            .enable_autoload_extension(false)
+            .and_then(|c| c.with("autoinstall_known_extensions", "false"))
+            .and_then(|c| c.max_memory(&config.memory_limit))
+            .context("configure DuckDB")?;
+        let connection = Connection::open_in_memory_with_flags(settings).context("open DuckDB")?;
+        if let Some(threads) = config.threads {
+            connection.execute_batch(&format!("SET threads = {threads}")).context("set the number of threads")?;
+        }
+        connection
+            .execute_batch(&format!("SET temp_directory = {}", literal(&scratch_folder())))
+            .context("set the folder for spilling")?;
+        let lake = Self { connection };
+        lake.load_extensions(config)?;
+        lake.attach(config, access)?;
+        if access == Access::Write {
+            lake.initialize()?;
+        }
+        Ok(lake)
+    }
+
+    /// A further connection to the same attached lake.
+    pub fn try_clone(&self) -> Result<Self, LakeError> {
+        Ok(Self { connection: self.connection.try_clone().context("open a connection")? })
+    }
+
+    /// The DuckDB connection, with the lake attached under the name `lake`.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn load_extensions(&self, config: &LakeConfig) -> Result<(), LakeError> {
+        let catalog = if config.sqlite_file().is_some() { "sqlite_scanner" } else { "postgres_scanner" };
+        let s3 = config.s3.as_ref().map(|_| "httpfs");
+        for name in [catalog, "ducklake"].into_iter().chain(s3) {
+            let file = extensions::find(config.extensions_dir.as_deref(), name)?;
+            self.connection
+                .execute_batch(&format!("LOAD {}", literal(&file.to_string_lossy())))
+                .context("load a DuckDB extension")?;
+        }
+        match &config.s3 {
+            Some(s3) => self.create_s3_secret(s3),
+            None => Ok(()),
+        }
+    }
+
+    fn create_s3_secret(&self, s3: &S3Config) -> Result<(), LakeError> {
+        let secret = read_secret(s3.secret_access_key.as_ref(), s3.secret_access_key_file.as_deref())?;
+        let endpoint = s3.endpoint.as_ref().map(|host| format!(", ENDPOINT {}", literal(host))).unwrap_or_default();
+        let statement = format!(
+            "CREATE OR REPLACE SECRET plimsoll_s3 (TYPE s3, KEY_ID {}, SECRET {}, REGION {}, USE_SSL {}, URL_STYLE {}{endpoint})",
+            literal(&s3.access_key_id),
+            literal(secret.as_ref().map_or("", |secret| secret.expose_secret())),
+            literal(&s3.region),
+            s3.use_ssl,
+            literal(&s3.url_style),
+        );
+        self.connection.execute_batch(&statement).context("set the credentials of the S3 store")
+    }
+
+    fn attach(&self, config: &LakeConfig, access: Access) -> Result<(), LakeError> {
+        let mut options = vec![format!("DATA_PATH {}", literal(&config.data_path))];
+        if config.sqlite_file().is_some() {
+            options.push("META_JOURNAL_MODE 'WAL'".to_owned());
+            options.push(format!("META_BUSY_TIMEOUT {}", config.busy_timeout_ms));
+        }
+        if access == Access::Read {
+            options.push("READ_ONLY".to_owned());
+        }
+        let password = read_secret(config.catalog_password.as_ref(), config.catalog_password_file.as_deref())?;
+        let password = password.map(|secret| format!(" password={}", secret.expose_secret())).unwrap_or_default();
+        let target = format!("ducklake:{}{password}", config.catalog);
+        let statement = format!("ATTACH {} AS {LAKE} ({})", literal(&target), options.join(", "));
+        self.connection.execute_batch(&statement).context("attach the lake")
+    }
+
+    /// Creates what every lake has. Several members may do so at the same time: the slower ones try again and find it done.
+    fn initialize(&self) -> Result<(), LakeError> {
+        const ATTEMPTS: u32 = 20;
+        let mut attempt = 1;
+        loop {
+            let result = self.initialize_once();
+            match result {
+                Err(error) if attempt < ATTEMPTS && (error.is_conflict() || self.is_initialized()?) => {
+                    let _ = self.connection.execute_batch("ROLLBACK");
+                    pause(attempt);
+                    attempt += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn is_initialized(&self) -> Result<bool, LakeError> {
+        let _ = self.connection.execute_batch("ROLLBACK");
+        let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'positions'";
+        let tables: i64 = self.connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the positions")?;
+        Ok(tables == 1)
+    }
+
+    fn initialize_once(&self) -> Result<(), LakeError> {
+        if self.is_initialized()? {
+            return Ok(());
+        }
+        let rows: Vec<String> = PartitionId::all().map(|partition| format!("({partition}, 0, 0)")).collect();
+        let rows = rows.join(", ");
+        self.connection
+            .execute_batch(&format!(
+                "BEGIN;
+                 CALL {LAKE}.set_option('parquet_compression', 'zstd');
+                 CALL {LAKE}.set_option('parquet_version', '2');
+                 CREATE SCHEMA {LAKE}.plimsoll;
+                 CREATE TABLE {LAKE}.plimsoll.positions (partition USMALLINT, incarnation BIGINT, sequence UBIGINT);
+                 COMMENT ON TABLE {LAKE}.plimsoll.positions IS 'Last stream sequence whose rows the lake contains, by partition';
+                 INSERT INTO {LAKE}.plimsoll.positions VALUES {rows};
+                 COMMIT;
+                 CALL {LAKE}.set_option('data_inlining_row_limit', 1000, schema => 'plimsoll', table_name => 'positions')"
+            ))
+            .context("create the lake")
+    }
+}
+
+/// Waits a random part of a span that grows with the attempt, before a transaction is tried again.
+pub(crate) fn pause(attempt: u32) {
+    const MAX: Duration = Duration::from_secs(2);
+    let span = Duration::from_millis(20 * 2_u64.pow(attempt.min(7))).min(MAX);
+    #[expect(clippy::disallowed_methods, reason = "the lake's callers give it threads that may block")]
+    std::thread::sleep(span.mul_f64(rand::random_range(0.2..1.0)));
+}
+
+/// The qualified, quoted name of a measurement's table.
+pub(crate) fn table(measurement: &str) -> String {
+    format!("{LAKE}.{MEASUREMENTS_SCHEMA}.{}", ident(measurement))
+}
+
+fn prepare_folders(config: &LakeConfig, access: Access) -> Result<(), LakeError> {
+    let catalog = config.sqlite_file();
+    if access == Access::Read {
+        return match catalog {
+            Some(file) if !file.exists() => Err(LakeError::NotCreated),
+            _ => Ok(()),
+        };
+    }
+    let local = (!config.data_path.contains("://")).then(|| Path::new(&config.data_path));
+    for folder in catalog.and_then(Path::parent).into_iter().chain(local) {
+        std::fs::create_dir_all(folder).map_err(|source| LakeError::File { path: folder.to_owned(), source })?;
+    }
+    Ok(())
+}
+
+fn scratch_folder() -> String {
+    std::env::temp_dir().join(format!("plimsoll-duckdb-{}", std::process::id())).display().to_string()
+}
+
+fn read_secret(value: Option<&SecretString>, file: Option<&Path>) -> Result<Option<SecretString>, LakeError> {
+    match (value, file) {
+        (Some(value), _) => Ok(Some(value.clone())),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Some(SecretString::from(text.trim_end().to_owned())))
+            .map_err(|source| LakeError::File { path: path.to_owned(), source }),
+        (None, None) => Ok(None),
+    }
+}

@@ -1,0 +1,89 @@
+//! Errors of the lake, and which of them pass.
+
+use std::path::PathBuf;
+
+/// Why the lake did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    /// A DuckDB extension is not where it should be.
+    #[error(
+        "DuckDB extension `{name}` was not found: run `make tools`, or name its folder in PLIMSOLL_DUCKDB_EXTENSIONS"
+    )]
+    ExtensionMissing {
+        /// The extension.
+        name: &'static str,
+    },
+    /// A folder or secret's file could not be used.
+    #[error("failed to use `{path}`")]
+    File {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another transaction was faster, or holds the catalog.
+    #[error("another writer was faster")]
+    Conflict(#[source] duckdb::Error),
+    /// The query took longer than allowed or was cancelled.
+    #[error("the query was interrupted")]
+    Interrupted,
+    /// The catalog has not been created yet.
+    #[error("the lake does not exist yet: it is created when ingest first starts")]
+    NotCreated,
+    /// A stage of work failed.
+    #[error("failed to {action}")]
+    Database {
+        /// What was being done.
+        action: &'static str,
+        /// Why.
+        source: duckdb::Error,
+    },
+    /// The rows could not be laid out as columns.
+    #[error("failed to build columns for `{table}`")]
+    Columns {
+        /// The measurement.
+        table: String,
+        /// Why.
+        source: duckdb::arrow::error::ArrowError,
+    },
+    /// The table of positions lacks a partition's row.
+    #[error("the lake has no position for partition {partition}: its catalog was changed by hand")]
+    PositionMissing {
+        /// The partition.
+        partition: u16,
+    },
+}
+
+impl LakeError {
+    /// Whether trying the whole transaction again from a fresh read can succeed at once.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+}
+
+/// Gives database errors their context, and tells conflicts apart.
+pub(crate) trait Context<T> {
+    fn context(self, action: &'static str) -> Result<T, LakeError>;
+}
+
+impl<T> Context<T> for Result<T, duckdb::Error> {
+    fn context(self, action: &'static str) -> Result<T, LakeError> {
+        self.map_err(|source| classify(action, source))
+    }
+}
+
+/// DuckDB tells a conflict only by its text.
+fn classify(action: &'static str, source: duckdb::Error) -> LakeError {
+    let text = source.to_string();
+    if text.contains("INTERRUPT") || text.contains("Interrupted") {
+        LakeError::Interrupted
+    } else if ["database is locked", "onflict", "could not serialize", "concurrent"]
+        .iter()
+        .any(|mark| text.contains(mark))
+    {
+        LakeError::Conflict(source)
+    } else {
+        LakeError::Database { action, source }
+    }
+}

@@ -1,0 +1,59 @@
+//! The positions: up to where the lake contains each partition of the stream.
+
+use std::collections::BTreeMap;
+
+use duckdb::{Connection, params};
+use plimsoll_nats::{Incarnation, PartitionId, Position, Sequence};
+
+use crate::{LakeError, connection::LAKE, error::Context};
+
+/// The position of every partition, as one snapshot of the lake holds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Positions(BTreeMap<PartitionId, Position>);
+
+impl Positions {
+    /// Reads the positions in the connection's transaction.
+    pub fn read(connection: &Connection) -> Result<Self, LakeError> {
+        let sql = format!("SELECT partition, incarnation, sequence FROM {LAKE}.plimsoll.positions");
+        let mut statement = connection.prepare_cached(&sql).context("read the positions")?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, u16>(0)?, row.get::<_, i64>(1)?, row.get::<_, u64>(2)?)))
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .context("read the positions")?;
+        let positions = rows.into_iter().filter_map(|(partition, incarnation, sequence)| {
+            let position = Position { incarnation: Incarnation(incarnation), sequence: Sequence(sequence) };
+            Some((PartitionId::new(partition)?, position))
+        });
+        let positions = Self(positions.collect());
+        match PartitionId::all().find(|partition| !positions.0.contains_key(partition)) {
+            Some(partition) => Err(LakeError::PositionMissing { partition: partition.get() }),
+            None => Ok(positions),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(positions: impl Iterator<Item = (PartitionId, Position)>) -> Self {
+        Self(positions.collect())
+    }
+
+    /// The position of a partition in this life of the stream; its start when the lake knows another life only.
+    #[must_use]
+    pub fn of(&self, partition: PartitionId, incarnation: Incarnation) -> Position {
+        self.0.get(&partition).map_or(Position::start(incarnation), |position| position.within(incarnation))
+    }
+
+    /// The stored position of a partition, whatever life of the stream it counts in.
+    #[must_use]
+    pub fn stored(&self, partition: PartitionId) -> Option<Position> {
+        self.0.get(&partition).copied()
+    }
+}
+
+/// Moves a partition's position within the connection's transaction. Fails unless exactly one row moves.
+pub(crate) fn advance(connection: &Connection, partition: PartitionId, to: Position) -> Result<(), LakeError> {
+    let sql = format!("UPDATE {LAKE}.plimsoll.positions SET incarnation = ?, sequence = ? WHERE partition = ?");
+    let moved = connection
+        .execute(&sql, params![to.incarnation.0, to.sequence.0, partition.get()])
+        .context("move a position")?;
+    if moved == 1 { Ok(()) } else { Err(LakeError::PositionMissing { partition: partition.get() }) }
+}

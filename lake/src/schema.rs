@@ -1,0 +1,301 @@
+//! What the tables look like, and which batches fit them.
+//!
+//! The rule for a field that changes type: integers fit into a float column; any other change is refused, and the message goes
+//! to `DEAD`. A column never changes its type.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use duckdb::Connection;
+use plimsoll_nats::{Batch, Name, batch::FieldType};
+
+use crate::{
+    LakeError,
+    connection::{LAKE, MEASUREMENTS_SCHEMA, table},
+    error::Context,
+    sql::ident,
+};
+
+/// Most measurements.
+pub const MAX_TABLES: usize = 512;
+/// Most tags and fields of a measurement; with `ts` and `host` a table has 256 columns.
+pub const MAX_COLUMNS: usize = 254;
+/// How far a row may be ahead of the time at which the broker stored it.
+pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
+/// How old a row may be when the broker stores it: as old as the longest default retention, two years.
+pub const MAX_AGE: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
+
+const TAG_COMMENT: &str = "tag";
+
+/// What a column is to its measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Tells series apart.
+    Tag,
+    /// Is measured.
+    Field,
+}
+
+/// A tag or field of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColumnSchema {
+    /// Tag or field.
+    pub role: Role,
+    /// The type; tags are text.
+    pub column_type: FieldType,
+}
+
+/// The tags and fields of a table by name, without `ts` and `host`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableSchema {
+    columns: BTreeMap<Name, ColumnSchema>,
+}
+
+impl TableSchema {
+    /// All columns by name.
+    pub fn columns(&self) -> impl Iterator<Item = (&Name, ColumnSchema)> {
+        self.columns.iter().map(|(name, column)| (name, *column))
+    }
+
+    /// The column of that name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<ColumnSchema> {
+        self.columns.get(name).copied()
+    }
+
+    /// The names of the tags, in order.
+    pub fn tags(&self) -> impl Iterator<Item = &Name> {
+        self.columns.iter().filter(|(_, column)| column.role == Role::Tag).map(|(name, _)| name)
+    }
+
+    /// The fields with their types, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&Name, FieldType)> {
+        let fields = self.columns.iter().filter(|(_, column)| column.role == Role::Field);
+        fields.map(|(name, column)| (name, column.column_type))
+    }
+}
+
+/// All tables of measurements.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LakeSchema {
+    tables: BTreeMap<Name, TableSchema>,
+}
+
+/// Why a batch does not fit into the lake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// A row's time is ahead.
+    #[error("row {row} is {seconds} s ahead of the time of its arrival: at most {} s are allowed", MAX_AHEAD.as_secs())]
+    Ahead {
+        /// The row, from 0.
+        row: usize,
+        /// By how many seconds.
+        seconds: i64,
+    },
+    /// A row's time is too long ago.
+    #[error("row {row} is {days} days older than its arrival: at most {} are allowed", MAX_AGE.as_secs() / 86_400)]
+    TooOld {
+        /// The row, from 0.
+        row: usize,
+        /// Its age in days.
+        days: i64,
+    },
+    /// The lake has as many measurements as it may.
+    #[error("the lake has {MAX_TABLES} measurements already")]
+    TooManyTables,
+    /// The measurement has as many columns as it may.
+    #[error("the measurement would have {columns} tags and fields: at most {MAX_COLUMNS} are allowed")]
+    TooManyColumns {
+        /// How many it would have.
+        columns: usize,
+    },
+    /// A tag was a field before, or the other way round.
+    #[error("`{column}` is a {stored} in the lake and a {found} here")]
+    Role {
+        /// The column.
+        column: Name,
+        /// What it is in the lake.
+        stored: &'static str,
+        /// What the batch says.
+        found: &'static str,
+    },
+    /// A field had another type before.
+    #[error("field `{column}` is {stored} in the lake and {found} here")]
+    Type {
+        /// The field.
+        column: Name,
+        /// Its type in the lake.
+        stored: FieldType,
+        /// Its type in the batch.
+        found: FieldType,
+    },
+}
+
+/// Checks the times of a batch that the broker stored at `stored_ms`.
+///
+/// The arrival and not the present decides, so that every reader of the stream decides alike, at any later time.
+pub fn check_times(batch: &Batch, stored_ms: i64) -> Result<(), AdmitError> {
+    let (ahead, age) = (millis(MAX_AHEAD), millis(MAX_AGE));
+    for (row, time) in batch.times.iter().enumerate() {
+        let lead = time.saturating_sub(stored_ms);
+        if lead > ahead {
+            return Err(AdmitError::Ahead { row, seconds: lead / 1000 });
+        }
+        if lead < -age {
+            return Err(AdmitError::TooOld { row, days: -(lead / 86_400_000) });
+        }
+    }
+    Ok(())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).expect("the limits are a few years at most")
+}
+
+impl LakeSchema {
+    /// Reads the tables in the connection's transaction.
+    pub fn read(connection: &Connection) -> Result<Self, LakeError> {
+        let sql = "SELECT table_name, column_name, data_type, comment FROM duckdb_columns()
+                   WHERE database_name = ? AND schema_name = ?";
+        let mut statement = connection.prepare_cached(sql).context("read the tables")?;
+        let rows = statement
+            .query_map([LAKE, MEASUREMENTS_SCHEMA], |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, String>(1)?,
+                    row.get::<_, String>(2)?,
+                    row.get::<_, Option<String>>(3)?,
+                ))
+            })
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .context("read the tables")?;
+        let mut schema = Self::default();
+        for (table, column, data_type, comment) in rows {
+            // Tables and columns of other names or types were not made here and are nobody's measurement.
+            let (Ok(table), Ok(column)) = (Name::parse(&table), Name::parse(&column)) else { continue };
+            let columns = &mut schema.tables.entry(table).or_default().columns;
+            if matches!(&*column, "ts" | "host") {
+                continue;
+            }
+            let Some(column_type) = parse_type(&data_type) else { continue };
+            let role = if comment.as_deref() == Some(TAG_COMMENT) { Role::Tag } else { Role::Field };
+            columns.insert(column, ColumnSchema { role, column_type });
+        }
+        Ok(schema)
+    }
+
+    /// The table of a measurement.
+    #[must_use]
+    pub fn table(&self, measurement: &str) -> Option<&TableSchema> {
+        self.tables.get(measurement)
+    }
+
+    /// All tables by measurement.
+    pub fn tables(&self) -> impl Iterator<Item = (&Name, &TableSchema)> {
+        self.tables.iter()
+    }
+
+    /// Makes room for a batch: afterwards its measurement has a table with all its tags and fields.
+    ///
+    /// Fails, and changes nothing, when the batch does not fit.
+    pub fn admit(&mut self, batch: &Batch) -> Result<(), AdmitError> {
+        let known = self.tables.get(&batch.measurement);
+        if known.is_none() && self.tables.len() >= MAX_TABLES {
+            return Err(AdmitError::TooManyTables);
+        }
+        let tags = batch.tags.keys().map(|name| (name, Role::Tag, FieldType::Text));
+        let fields = batch.fields.iter().map(|(name, column)| (name, Role::Field, column.field_type()));
+        let mut added = Vec::new();
+        for (name, role, column_type) in tags.chain(fields) {
+            match known.and_then(|table| table.columns.get(name)) {
+                Some(stored) => fits(name, *stored, role, column_type)?,
+                None => added.push((name.clone(), ColumnSchema { role, column_type })),
+            }
+        }
+        let columns = known.map_or(0, |table| table.columns.len()) + added.len();
+        if columns > MAX_COLUMNS {
+            return Err(AdmitError::TooManyColumns { columns });
+        }
+        if known.is_none() || !added.is_empty() {
+            self.tables.entry(batch.measurement.clone()).or_default().columns.extend(added);
+        }
+        Ok(())
+    }
+
+    /// The statements that turn `stored` into this schema, which has all of its tables and columns.
+    pub(crate) fn migration(&self, stored: &Self) -> Vec<String> {
+        let mut statements = Vec::new();
+        for (measurement, wanted) in &self.tables {
+            match stored.tables.get(measurement) {
+                None => create(measurement, wanted, &mut statements),
+                Some(present) if present != wanted => extend(measurement, present, wanted, &mut statements),
+                Some(_) => {}
+            }
+        }
+        statements
+    }
+}
+
+fn create(measurement: &Name, wanted: &TableSchema, statements: &mut Vec<String>) {
+    let target = table(measurement);
+    let columns = wanted.columns().map(|(name, column)| format!(", {} {}", ident(name), sql_type(column.column_type)));
+    let columns: String = columns.collect();
+    statements.push(format!("CREATE TABLE {target} (ts TIMESTAMP_MS, host VARCHAR{columns})"));
+    statements.push(format!("ALTER TABLE {target} SET PARTITIONED BY (year(ts), month(ts), day(ts))"));
+    statements.extend(wanted.tags().map(|tag| comment(&target, tag)));
+    statements.push(format!("ALTER TABLE {target} SET SORTED BY ({})", sort_keys(wanted)));
+}
+
+fn extend(measurement: &Name, present: &TableSchema, wanted: &TableSchema, statements: &mut Vec<String>) {
+    let target = table(measurement);
+    for (name, column) in wanted.columns().filter(|(name, _)| present.column(name).is_none()) {
+        let column_type = sql_type(column.column_type);
+        statements.push(format!("ALTER TABLE {target} ADD COLUMN {} {column_type}", ident(name)));
+        if column.role == Role::Tag {
+            statements.push(comment(&target, name));
+        }
+    }
+    if !wanted.tags().eq(present.tags()) {
+        statements.push(format!("ALTER TABLE {target} SET SORTED BY ({})", sort_keys(wanted)));
+    }
+}
+
+fn comment(target: &str, tag: &Name) -> String {
+    format!("COMMENT ON COLUMN {target}.{} IS '{TAG_COMMENT}'", ident(tag))
+}
+
+fn sort_keys(table: &TableSchema) -> String {
+    let tags = table.tags().map(|tag| format!("{}, ", ident(tag)));
+    format!("host, {}ts", tags.collect::<String>())
+}
+
+fn fits(name: &Name, stored: ColumnSchema, role: Role, found: FieldType) -> Result<(), AdmitError> {
+    let describe = |role| if role == Role::Tag { "tag" } else { "field" };
+    if stored.role != role {
+        let (stored, found) = (describe(stored.role), describe(role));
+        return Err(AdmitError::Role { column: name.clone(), stored, found });
+    }
+    match (stored.column_type, found) {
+        (stored, found) if stored == found => Ok(()),
+        (FieldType::Float, FieldType::Integer) => Ok(()),
+        (stored, found) => Err(AdmitError::Type { column: name.clone(), stored, found }),
+    }
+}
+
+pub(crate) fn sql_type(field_type: FieldType) -> &'static str {
+    match field_type {
+        FieldType::Float => "DOUBLE",
+        FieldType::Integer => "BIGINT",
+        FieldType::Bool => "BOOLEAN",
+        FieldType::Text => "VARCHAR",
+    }
+}
+
+fn parse_type(data_type: &str) -> Option<FieldType> {
+    match data_type {
+        "DOUBLE" => Some(FieldType::Float),
+        "BIGINT" => Some(FieldType::Integer),
+        "BOOLEAN" => Some(FieldType::Bool),
+        "VARCHAR" => Some(FieldType::Text),
+        _ => None,
+    }
+}
