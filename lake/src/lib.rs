@@ -24,5 +24,6 @@ pub use config::{LakeConfig, S3Config};
 pub use connection::{Access, Lake};
 pub use error::LakeError;
 pub use positions::Positions;
+pub use query::LakeReader;
 pub use tail::Tail;
 pub use writer::{CommitOutcome, CommitReport, LakeWriter, PendingMessage};

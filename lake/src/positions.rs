@@ -31,6 +31,12 @@ impl Positions {
         }
     }
 
+    /// The positions of a lake that does not exist yet: nothing is contained.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(BTreeMap::new())
+    }
+
     #[cfg(test)]
     pub(crate) fn for_test(positions: impl Iterator<Item = (PartitionId, Position)>) -> Self {
         Self(positions.collect())

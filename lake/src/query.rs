@@ -1,1 +1,223 @@
-//! Reads.
+//! Reads: the lake and the tail together, each sample once.
+//!
+//! Every query is one DuckDB transaction: it reads the positions and the tables, asks the tail for what these positions do not
+//! contain, stages that in a temporary table, and queries both. The transaction is always rolled back. Before there is a lake to
+//! read, queries are answered from the tail alone.
+
+mod catalog;
+mod error;
+mod points;
+mod pool;
+mod selection;
+mod source;
+mod stats;
+mod value;
+mod watchdog;
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use plimsoll_nats::Name;
+
+pub use self::{
+    catalog::StoredMeasurement,
+    error::QueryError,
+    points::{PointSeries, Points, PointsQuery},
+    selection::Selection,
+    stats::{FieldStats, Summary},
+    value::Value,
+};
+use self::{pool::Pool, source::Source};
+use crate::{Access, Lake, LakeConfig, LakeError, Positions, Tail};
+
+/// Most times that a query is begun anew because lake and tail moved past its snapshot.
+const ATTEMPTS: u32 = 20;
+
+/// What a reader may use.
+#[derive(Debug, Clone, Copy)]
+pub struct ReaderLimits {
+    /// Queries that run at the same time; the others wait.
+    pub connections: NonZeroUsize,
+    /// Longest time that a query may take, waiting included.
+    pub timeout: Duration,
+}
+
+/// What a query found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer<T> {
+    /// Whether nothing that was stored is missing, as far as lake and tail know.
+    pub complete: bool,
+    /// Whether lake or tail hold a row of the host in this measurement, whatever its time.
+    pub host_known: bool,
+    /// The rows.
+    pub rows: T,
+}
+
+/// Whether the lake can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attachment {
+    /// There is no lake yet: the stream holds all there is.
+    NotCreated,
+    /// There may be a lake, but it could not be attached so far.
+    Unreachable,
+    /// The lake is attached.
+    Attached,
+}
+
+/// The one who reads. Shared by all requests.
+#[derive(Debug)]
+pub struct LakeReader {
+    limits: ReaderLimits,
+    config: LakeConfig,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    attachment: Attachment,
+    /// Answers queries.
+    queries: Arc<Pool>,
+    /// Reads positions; of its own, so that slow queries never hold it up.
+    positions: Arc<Pool>,
+}
+
+impl LakeReader {
+    /// A reader that has not attached the lake yet and answers from the tail alone; see [`LakeReader::attach`].
+    ///
+    /// Fails when DuckDB cannot be opened.
+    pub fn new(config: &LakeConfig, limits: ReaderLimits) -> Result<Self, LakeError> {
+        let state = State::of(source::memory(config)?, Attachment::NotCreated, limits)?;
+        Ok(Self { limits, config: config.clone(), state: RwLock::new(state) })
+    }
+
+    /// Attaches the lake read-only; from then on queries read it too. Blocks, and does nothing once attached.
+    ///
+    /// Fails as long as no writer has created the lake, and when catalog or data can't be reached; it can be tried again.
+    pub fn attach(&self) -> Result<(), LakeError> {
+        if self.attachment() == Attachment::Attached {
+            return Ok(());
+        }
+        let opened = Lake::open(&self.config, Access::Read)
+            // A lake under construction has no positions yet.
+            .and_then(|lake| Positions::read(lake.connection()).map(|_| lake))
+            .and_then(|lake| State::of(lake, Attachment::Attached, self.limits));
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        match opened {
+            Ok(opened) => {
+                *state = opened;
+                Ok(())
+            }
+            Err(error) => {
+                let missing = matches!(error, LakeError::NotCreated);
+                state.attachment = if missing { Attachment::NotCreated } else { Attachment::Unreachable };
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the lake is attached.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).attachment
+    }
+
+    /// The positions that the lake holds now; those of an empty lake before it is attached.
+    ///
+    /// Fails when the catalog can't be reached or does not answer in time.
+    pub async fn positions(&self) -> Result<Positions, LakeError> {
+        let state = self.state();
+        let attached = state.attachment == Attachment::Attached;
+        state
+            .positions
+            .run(
+                self.limits.timeout,
+                move |connection| {
+                    if attached { Positions::read(connection) } else { Ok(Positions::none()) }
+                },
+            )
+            .await
+    }
+
+    /// For every series of the selection and every field (`None`: all fields) how often it was measured, its extremes, mean,
+    /// exact percentiles and last value, in the order of tags and fields.
+    ///
+    /// Fails on an unknown measurement, field or tag, when the lake can't be reached, and when the query takes too long. Dropping
+    /// the future ends the query.
+    pub async fn stats(
+        &self,
+        tail: &Arc<Tail>,
+        selection: Selection,
+        fields: Option<Vec<Name>>,
+    ) -> Result<Answer<Vec<FieldStats>>, QueryError> {
+        self.answer(tail, selection, move |source| stats::read(source, fields.as_deref())).await
+    }
+
+    /// The points of every series of the selection, or their buckets, in the order of tags, fields and time.
+    ///
+    /// Fails as [`LakeReader::stats`] does.
+    pub async fn points(
+        &self,
+        tail: &Arc<Tail>,
+        selection: Selection,
+        query: PointsQuery,
+    ) -> Result<Answer<Vec<PointSeries>>, QueryError> {
+        self.answer(tail, selection, move |source| points::read(source, &query)).await
+    }
+
+    /// All measurements that lake or tail hold, by name, and whether that is complete.
+    ///
+    /// Fails when the lake can't be reached and when the query takes too long.
+    pub async fn measurements(&self, tail: &Arc<Tail>) -> Result<(bool, Vec<StoredMeasurement>), QueryError> {
+        let read = |snapshot: &source::Snapshot<'_>, tail: &Tail| catalog::read(snapshot, tail);
+        self.transaction(tail, read).await
+    }
+
+    async fn answer<T: Send + 'static>(
+        &self,
+        tail: &Arc<Tail>,
+        selection: Selection,
+        read: impl Fn(&Source<'_>) -> Result<T, QueryError> + Clone + Send + 'static,
+    ) -> Result<Answer<T>, QueryError> {
+        self.transaction(tail, move |snapshot, tail| {
+            let source = snapshot.source(tail, &selection)?;
+            let rows = read(&source)?;
+            Ok(Answer { complete: source.complete, host_known: source.host_known()?, rows })
+        })
+        .await
+    }
+
+    /// Runs `read` in a transaction on a snapshot, anew while the tail has moved past the snapshot.
+    async fn transaction<T: Send + 'static>(
+        &self,
+        tail: &Arc<Tail>,
+        read: impl Fn(&source::Snapshot<'_>, &Tail) -> Result<T, QueryError> + Clone + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let mut attempt = 1;
+        loop {
+            // Taken anew each time: the lake may have been attached meanwhile.
+            let state = self.state();
+            let (tail, read) = (Arc::clone(tail), read.clone());
+            let work = move |connection: &duckdb::Connection| {
+                source::Snapshot::take(connection, state.attachment).and_then(|snapshot| read(&snapshot, &tail))
+            };
+            match state.queries.run(self.limits.timeout, work).await {
+                Err(error) if error.passes() && attempt < ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl State {
+    fn of(lake: Lake, attachment: Attachment, limits: ReaderLimits) -> Result<Self, LakeError> {
+        let positions = Pool::new(lake.try_clone()?, NonZeroUsize::MIN);
+        Ok(Self { attachment, queries: Arc::new(Pool::new(lake, limits.connections)), positions: Arc::new(positions) })
+    }
+}

@@ -1,0 +1,106 @@
+//! A few connections to one DuckDB, each for one query at a time, on threads that may block.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use duckdb::Connection;
+use tokio::sync::Semaphore;
+
+use super::watchdog::{Cancelled, Watchdog};
+use crate::{Lake, LakeError, error::Context};
+
+/// Connections that share an attached lake.
+#[derive(Debug)]
+pub(super) struct Pool {
+    permits: Arc<Semaphore>,
+    connections: Mutex<Connections>,
+    watchdog: Watchdog,
+}
+
+#[derive(Debug)]
+struct Connections {
+    /// Never runs a query itself.
+    template: Lake,
+    idle: Vec<Lake>,
+}
+
+/// Tells the watchdog when the future that waits for a query is dropped.
+struct CancelOnDrop(Cancelled);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    pub(super) fn new(template: Lake, size: NonZeroUsize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(size.get())),
+            connections: Mutex::new(Connections { template, idle: Vec::new() }),
+            watchdog: Watchdog::start(),
+        }
+    }
+
+    /// Runs `work` in a transaction of its own and rolls that back.
+    ///
+    /// Fails with [`LakeError::Interrupted`] when a free connection and the answer together take longer than `timeout`. Dropping
+    /// the future interrupts the work.
+    pub(super) async fn run<T, E>(
+        self: &Arc<Self>,
+        timeout: Duration,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<LakeError> + Send + 'static,
+    {
+        let deadline = Instant::now() + timeout;
+        let permit = tokio::time::timeout(timeout, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = permit.map_err(|_| LakeError::Interrupted)?.expect("the semaphore is never closed");
+        let cancelled = Cancelled::new(AtomicBool::new(false));
+        let guard = CancelOnDrop(Arc::clone(&cancelled));
+        let pool = Arc::clone(self);
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = pool.run_blocking(deadline, cancelled, work);
+            drop(permit);
+            outcome
+        })
+        .await;
+        drop(guard);
+        outcome.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn run_blocking<T, E: From<LakeError>>(
+        &self,
+        deadline: Instant,
+        cancelled: Cancelled,
+        work: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let lake = self.take()?;
+        let connection = lake.connection();
+        let watched = self.watchdog.watch(connection.interrupt_handle(), deadline, cancelled);
+        let outcome =
+            connection.execute_batch("BEGIN").context("begin a query").map_err(E::from).and_then(|()| work(connection));
+        drop(watched);
+        // A connection that cannot end its transaction is of no further use.
+        if connection.execute_batch("ROLLBACK").is_ok() {
+            self.connections.lock().unwrap_or_else(PoisonError::into_inner).idle.push(lake);
+        }
+        outcome
+    }
+
+    fn take(&self) -> Result<Lake, LakeError> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        match connections.idle.pop() {
+            Some(lake) => Ok(lake),
+            None => connections.template.try_clone(),
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Queries on a real lake and a tail beside it.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use plimsoll_lake::{
+    CommitOutcome, LakeConfig, LakeError, LakeReader, LakeWriter, PendingMessage, Tail,
+    query::{PointSeries, Points, PointsQuery, QueryError, ReaderLimits, Selection, Value},
+    writer::CommitSet,
+};
+use plimsoll_nats::{Batch, Column, HostId, Incarnation, Name, PartitionId, Position, Sequence};
+use tempfile::TempDir;
+
+const LIFE: Incarnation = Incarnation(1_700_000_000_000_000_000);
+const START_MS: i64 = 1_790_000_000_000;
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("valid name")
+}
+
+fn partition() -> PartitionId {
+    PartitionId::new(3).expect("exists")
+}
+
+/// A second of disk `disk`: a float, an integer that no float can hold, a bool and a text.
+fn sample(disk: &str, second: i64) -> Batch {
+    let fields = [
+        ("busy_percent", Column::Float(vec![Some(second as f64)])),
+        ("read_bytes_total", Column::Integer(vec![Some(i64::MAX - 100 + second)])),
+        ("read_only", Column::Bool(vec![(second % 2 == 0).then_some(true).or(Some(false))])),
+        ("state", Column::Text(vec![Some(format!("s{second}"))])),
+    ];
+    Batch {
+        host: HostId::parse("web-1").expect("host"),
+        measurement: name("disk"),
+        epoch: ulid::Ulid::nil(),
+        seq: 1,
+        times: vec![START_MS + second * 1000],
+        tags: BTreeMap::from([(name("device"), vec![disk.to_owned()])]),
+        fields: fields.into_iter().map(|(field, column)| (name(field), column)).collect(),
+    }
+}
+
+struct Fixture {
+    writer: LakeWriter,
+    reader: LakeReader,
+    tail: Arc<Tail>,
+    sequence: u64,
+    dir: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a folder");
+        let config = LakeConfig::embedded(dir.path());
+        let writer = LakeWriter::open(&config).expect("opens");
+        let reader = LakeReader::new(&config, limits(Duration::from_secs(30))).expect("opens");
+        reader.attach().expect("attaches");
+        let tail = Arc::new(Tail::new(usize::MAX));
+        tail.reset(partition(), Position::start(LIFE));
+        Self { writer, reader, tail, sequence: 0, dir }
+    }
+
+    /// Puts a batch into the tail; gives what a commit would take.
+    fn arrive(&mut self, batch: Batch) -> PendingMessage {
+        self.sequence += 1;
+        let sequence = Sequence(self.sequence);
+        self.tail.push(partition(), sequence, Some(Arc::new(batch.clone())));
+        PendingMessage { partition: partition(), sequence, stored_ms: START_MS, batch }
+    }
+
+    fn commit(&self, messages: Vec<PendingMessage>) {
+        let reached = messages.last().expect("some").sequence;
+        let reached = BTreeMap::from([(partition(), Position { incarnation: LIFE, sequence: reached })]);
+        let outcome = self.writer.commit(&CommitSet { messages, reached }).expect("commits");
+        assert!(matches!(outcome, CommitOutcome::Committed(_)), "{outcome:?}");
+    }
+
+    async fn points(&self, query: PointsQuery) -> Vec<PointSeries> {
+        self.reader.points(&self.tail, all(), query).await.expect("answers").rows
+    }
+}
+
+fn limits(timeout: Duration) -> ReaderLimits {
+    ReaderLimits { connections: NonZeroUsize::new(2).expect("not 0"), timeout }
+}
+
+fn all() -> Selection {
+    Selection {
+        host: HostId::parse("web-1").expect("host"),
+        measurement: name("disk"),
+        from_ms: 0,
+        to_ms: None,
+        tags: BTreeMap::new(),
+    }
+}
+
+fn query(fields: &[&str], step: Option<Duration>, limit: usize) -> PointsQuery {
+    let fields = Some(fields.iter().map(|field| name(field)).collect());
+    PointsQuery { fields, step, limit: NonZeroUsize::new(limit).expect("not 0") }
+}
+
+#[tokio::test]
+async fn lake_and_tail_count_each_sample_once() {
+    let mut fixture = Fixture::new();
+    let messages: Vec<_> = (0..10).map(|second| fixture.arrive(sample("a", second))).collect();
+    let count = async |fixture: &Fixture| {
+        let answer = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers");
+        assert!(answer.complete && answer.host_known);
+        assert_eq!(answer.rows.len(), 4, "a field each");
+        answer.rows[0].count
+    };
+    assert_eq!(count(&fixture).await, 10, "only the tail has them");
+    fixture.commit(messages);
+    assert_eq!(count(&fixture).await, 10, "the tail has not forgotten them yet");
+    fixture.tail.forget(&fixture.reader.positions().await.expect("reads"));
+    assert_eq!(count(&fixture).await, 10, "only the lake has them");
+    for second in 10..13 {
+        fixture.arrive(sample("a", second));
+    }
+    assert_eq!(count(&fixture).await, 13, "both have some");
+}
+
+#[tokio::test]
+async fn statistics_are_exact() {
+    let mut fixture = Fixture::new();
+    let messages: Vec<_> = (0..=100).map(|second| fixture.arrive(sample("a", second))).collect();
+    fixture.commit(messages);
+    fixture.arrive(sample("b", 7));
+    let mut selection = all();
+    selection.tags.insert(name("device"), "a".to_owned());
+    let rows = fixture.reader.stats(&fixture.tail, selection, None).await.expect("answers").rows;
+    let by_field: BTreeMap<&str, _> = rows.iter().map(|stats| (&*stats.field, stats)).collect();
+    let busy = by_field["busy_percent"].summary.as_ref().expect("numbers");
+    assert_eq!((busy.min.clone(), busy.max.clone(), busy.avg), (Value::Float(0.0), Value::Float(100.0), 50.0));
+    assert_eq!((busy.p50, busy.p95, busy.p99), (50.0, 95.0, 99.0));
+    let bytes = by_field["read_bytes_total"];
+    let summary = bytes.summary.as_ref().expect("numbers");
+    assert_eq!((&summary.min, &summary.max), (&Value::Integer(i64::MAX - 100), &Value::Integer(i64::MAX)));
+    assert_eq!((&bytes.last, bytes.last_time_ms), (&Value::Integer(i64::MAX), START_MS + 100_000));
+    let read_only = by_field["read_only"].summary.as_ref().expect("numbers");
+    assert_eq!((&read_only.min, &read_only.max), (&Value::Integer(0), &Value::Integer(1)));
+    assert_eq!(by_field["state"].summary, None);
+    assert_eq!(by_field["state"].last, Value::Text("s100".to_owned()));
+}
+
+#[tokio::test]
+async fn the_interval_holds_its_start_and_not_its_end() {
+    let mut fixture = Fixture::new();
+    for second in 0..10 {
+        fixture.arrive(sample("a", second));
+    }
+    let selection = Selection { from_ms: START_MS + 2000, to_ms: Some(START_MS + 5000), ..all() };
+    let rows = fixture.reader.stats(&fixture.tail, selection, None).await.expect("answers").rows;
+    assert_eq!((rows[0].count, rows[0].last_time_ms), (3, START_MS + 4000));
+}
+
+#[tokio::test]
+async fn the_newest_points_of_each_series_are_given_in_order() {
+    let mut fixture = Fixture::new();
+    let messages: Vec<_> = (0..6).map(|second| fixture.arrive(sample("a", second))).collect();
+    fixture.commit(messages);
+    let mut sparse = sample("a", 6);
+    sparse.fields.remove("busy_percent");
+    fixture.arrive(sparse);
+    fixture.arrive(sample("b", 0));
+    let series = fixture.points(query(&["busy_percent", "state"], None, 3)).await;
+    let told: Vec<_> =
+        series.iter().map(|s| (s.tags["device"].as_str(), &*s.field, s.truncated, s.points.len())).collect();
+    assert_eq!(
+        told,
+        [
+            ("a", "busy_percent", true, 3),
+            ("a", "state", true, 3),
+            ("b", "busy_percent", false, 1),
+            ("b", "state", false, 1)
+        ]
+    );
+    let Points::Values(points) = &series[0].points else { panic!("raw points") };
+    let expected = [3, 4, 5].map(|second| (START_MS + second * 1000, Value::Float(second as f64)));
+    assert_eq!(points.iter().cloned().collect::<Vec<_>>(), expected, "a nil takes no place");
+}
+
+#[tokio::test]
+async fn buckets_begin_at_multiples_of_the_step() {
+    let mut fixture = Fixture::new();
+    for second in 5..25 {
+        fixture.arrive(sample("a", second));
+    }
+    let series = fixture.points(query(&["busy_percent", "state"], Some(Duration::from_secs(10)), 100)).await;
+    let Points::Buckets(buckets) = &series[0].points else { panic!("buckets") };
+    let told: Vec<_> =
+        buckets.iter().map(|(time, avg, min, max)| (time - START_MS, *avg, min.clone(), max.clone())).collect();
+    let float = Value::Float;
+    assert_eq!(
+        told,
+        [
+            (0, 7.0, float(5.0), float(9.0)),
+            (10_000, 14.5, float(10.0), float(19.0)),
+            (20_000, 22.0, float(20.0), float(24.0))
+        ]
+    );
+    let Points::Values(texts) = &series[1].points else { panic!("texts") };
+    assert_eq!(texts[0], (START_MS, Value::Text("s9".to_owned())));
+}
+
+#[tokio::test]
+async fn what_a_commit_would_reject_is_not_shown() {
+    let mut fixture = Fixture::new();
+    let message = fixture.arrive(sample("a", 0));
+    fixture.commit(vec![message]);
+    let mut misfit = sample("a", 1);
+    misfit.fields.insert(name("busy_percent"), Column::Text(vec![Some("much".to_owned())]));
+    fixture.arrive(misfit);
+    let mut wider = sample("a", 2);
+    wider.fields.insert(name("added"), Column::Integer(vec![Some(1)]));
+    fixture.arrive(wider);
+    let rows = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers").rows;
+    let counts: BTreeMap<&str, u64> = rows.iter().map(|stats| (&*stats.field, stats.count)).collect();
+    assert_eq!((counts["busy_percent"], counts["added"]), (2, 1));
+    let (complete, stored) = fixture.reader.measurements(&fixture.tail).await.expect("answers");
+    assert!(complete);
+    assert_eq!((&*stored[0].name, stored[0].fields.len(), stored[0].rows), ("disk", 5, 2));
+}
+
+#[tokio::test]
+async fn what_is_unknown_is_named() {
+    let mut fixture = Fixture::new();
+    fixture.arrive(sample("a", 0));
+    let ask = async |selection: Selection, field: &str| {
+        fixture.reader.stats(&fixture.tail, selection, Some(vec![name(field)])).await
+    };
+    let nothing = Selection { measurement: name("nothing"), ..all() };
+    assert!(matches!(ask(nothing, "x").await, Err(QueryError::UnknownMeasurement { .. })));
+    let Err(QueryError::UnknownField { known, .. }) = ask(all(), "nothing").await else { panic!("unknown field") };
+    assert_eq!(known.len(), 4);
+    let tagged = Selection { tags: BTreeMap::from([(name("core"), "0".to_owned())]), ..all() };
+    assert!(matches!(ask(tagged, "state").await, Err(QueryError::UnknownTag { .. })));
+    let stranger = Selection { host: HostId::parse("web-2").expect("host"), ..all() };
+    let answer = ask(stranger, "state").await.expect("the measurement is known");
+    assert!(!answer.host_known && answer.rows.is_empty());
+    let later = Selection { from_ms: START_MS + 1_000_000, ..all() };
+    assert!(ask(later, "state").await.expect("answers").host_known, "whatever the interval");
+}
+
+#[tokio::test]
+async fn the_tail_answers_until_there_is_a_lake() {
+    let dir = TempDir::new().expect("a folder");
+    let config = LakeConfig::embedded(dir.path());
+    let reader = LakeReader::new(&config, limits(Duration::from_secs(30))).expect("opens");
+    assert!(matches!(reader.attach(), Err(LakeError::NotCreated)));
+    let tail = Arc::new(Tail::new(usize::MAX));
+    tail.reset(partition(), Position::start(LIFE));
+    tail.push(partition(), Sequence(1), Some(Arc::new(sample("a", 0))));
+    let answer = reader.stats(&tail, all(), None).await.expect("answers");
+    assert!(answer.complete);
+    assert_eq!(answer.rows[0].count, 1);
+    let _writer = LakeWriter::open(&config).expect("creates the lake");
+    reader.attach().expect("attaches");
+    assert_eq!(reader.stats(&tail, all(), None).await.expect("answers").rows[0].count, 1);
+}
+
+#[tokio::test]
+async fn a_query_ends_at_its_limit_and_its_connection_lives_on() {
+    let mut fixture = Fixture::new();
+    let long = (0..60_000).map(|row| START_MS + row).collect::<Vec<_>>();
+    for _ in 0..20 {
+        let mut batch = sample("a", 0);
+        batch.tags.values_mut().for_each(|values| *values = (0..long.len()).map(|row| row.to_string()).collect());
+        batch.fields = BTreeMap::from([(name("v"), Column::Integer(vec![Some(1); long.len()]))]);
+        batch.times.clone_from(&long);
+        fixture.arrive(batch);
+    }
+    let config = LakeConfig::embedded(fixture.dir.path());
+    let hasty = LakeReader::new(&config, limits(Duration::from_millis(100))).expect("opens");
+    hasty.attach().expect("attaches");
+    let outcome = hasty.stats(&fixture.tail, all(), None).await;
+    assert!(matches!(outcome, Err(QueryError::Lake(LakeError::Interrupted))), "{outcome:?}");
+    let (_, stored) = hasty.measurements(&Arc::new(Tail::new(0))).await.expect("the next query is not harmed");
+    assert!(stored.is_empty());
+}
