@@ -1,1 +1,96 @@
+//! The agent: samples this host and pushes the samples to the broker.
 
+pub mod buffer;
+pub mod collectors;
+pub mod config;
+pub mod encoder;
+pub mod error;
+pub mod heartbeat;
+pub mod inventory;
+pub mod once;
+pub mod publisher;
+pub mod rows;
+pub mod sampler;
+pub mod schedule;
+
+use std::{sync::Arc, time::Duration};
+
+use plimsoll_nats::{Client, ConnectError, HostId, Name};
+use plimsoll_service::config::Validate;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use ulid::Ulid;
+
+pub use config::AgentConfig;
+pub use error::AgentError;
+
+use crate::{
+    buffer::SharedBuffer,
+    collectors::KINDS,
+    encoder::{Encoder, PayloadLimit},
+    heartbeat::Heartbeat,
+    publisher::Publisher,
+    sampler::Sampler,
+    schedule::Schedule,
+};
+
+/// How long samplers may take to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Samples this host and publishes until `shutdown`, then sends what is left for at most five seconds.
+///
+/// Waits for a broker that is away, buffering. Fails on an invalid configuration, an address that is none, or a secret
+/// that cannot be read.
+pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+    let problems = config.problems();
+    if !problems.is_empty() {
+        return Err(AgentError::Config { problems });
+    }
+    let host = config.host_id().map_err(|error| AgentError::Config { problems: vec![error.to_string()] })?;
+    let epoch = Ulid::generate();
+    let buffer = Arc::new(SharedBuffer::new(config.buffer_bytes));
+    let limit = PayloadLimit::default();
+    let tasks = TaskTracker::new();
+    // Ends the tasks also when this function returns early or is dropped.
+    let stop = shutdown.child_token();
+    let _stop_on_return = stop.clone().drop_guard();
+
+    tracing::info!(host.id = %host, epoch = %epoch, version = env!("CARGO_PKG_VERSION"), "agent starts");
+    for (kind, interval) in KINDS.iter().filter_map(|kind| Some((kind, config.interval_of(kind.name)?))) {
+        let measurement = Name::parse(kind.name).expect("a collector's name is a measurement's");
+        let encoder = Encoder::new(host.clone(), measurement, epoch, limit.clone());
+        let sampler = Sampler::new(*kind, Schedule::new(interval), encoder, Arc::clone(&buffer));
+        tasks.spawn(sampler.run(stop.clone()));
+    }
+
+    let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
+        Ok(client) => client,
+        Err(ConnectError::Cancelled) => {
+            report_lost(buffer.lock().len());
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    tasks.spawn(Heartbeat::new(client.clone(), host.clone(), inventory::read()).run(stop.clone()));
+    let mut publisher = Publisher::new(client, &config.nats, (host, epoch), buffer, limit);
+    publisher.run(&shutdown).await;
+
+    tasks.close();
+    if timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "some tasks did not end in time and are left behind");
+    }
+    report_lost(publisher.flush().await);
+    Ok(())
+}
+
+fn report_lost(batches: usize) {
+    if batches > 0 {
+        tracing::warn!(batches, "agent ends, batches that the broker did not take are lost");
+    }
+}
+
+/// The id that a host gets when its agent's configuration names none.
+#[must_use]
+pub fn default_host_id() -> HostId {
+    HostId::from_host_name(&inventory::host_name().unwrap_or_default())
+}

@@ -1,0 +1,17 @@
+//! Why the agent cannot run.
+
+use plimsoll_nats::ConnectError;
+
+/// Why the agent cannot run, however long one waits.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The configuration is not valid.
+    #[error("configuration is wrong: {}", problems.join("; "))]
+    Config {
+        /// Every problem found.
+        problems: Vec<String>,
+    },
+    /// The address of the broker or its secret is of no use.
+    #[error("failed to connect to the broker")]
+    Connect(#[from] ConnectError),
+}

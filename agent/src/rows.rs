@@ -1,0 +1,199 @@
+//! Rows of one measurement, column by column, as the catalog lays them out.
+
+use std::collections::BTreeMap;
+
+use plimsoll_nats::{
+    Column, Name,
+    batch::{FieldType, MAX_TAG_BYTES},
+    catalog::MeasurementSpec,
+};
+
+/// A value of a field; none is nil.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value {
+    /// 64-bit floating point; what is not finite becomes nil.
+    Float(Option<f64>),
+    /// 64-bit signed integer.
+    Integer(Option<i64>),
+    /// True or false.
+    Bool(Option<bool>),
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Float(Some(value))
+    }
+}
+
+impl From<Option<f64>> for Value {
+    fn from(value: Option<f64>) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Self::Integer(Some(clamp(value)))
+    }
+}
+
+impl From<Option<u64>> for Value {
+    fn from(value: Option<u64>) -> Self {
+        Self::Integer(value.map(clamp))
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(Some(value))
+    }
+}
+
+fn clamp(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// `part` in percent of `whole`, between 0 and 100; none of nothing.
+#[must_use]
+pub fn percent(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| (part as f64 / whole as f64 * 100.0).min(100.0))
+}
+
+/// Rows of a measurement that share one time.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    spec: &'static MeasurementSpec,
+    tags: Vec<(Name, Vec<String>)>,
+    fields: Vec<(Name, Column)>,
+    len: usize,
+}
+
+impl Rows {
+    /// No rows of a built-in measurement.
+    #[must_use]
+    pub fn new(spec: &'static MeasurementSpec) -> Self {
+        let tags = spec.tags.iter().map(|tag| (name(tag.name), Vec::new())).collect();
+        let fields = spec.fields.iter().map(|field| (name(field.name), empty(field.field_type))).collect();
+        Self { spec, tags, fields, len: 0 }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a row. Tag values longer than the contract allows are cut.
+    ///
+    /// # Panics
+    /// When the tags or fields are not those of the catalog, in its order and of its types.
+    pub fn push(&mut self, tags: &[(&str, &str)], fields: &[(&str, Value)]) {
+        let expected = (self.spec.tags.len(), self.spec.fields.len());
+        assert_eq!((tags.len(), fields.len()), expected, "tags and fields of `{}`", self.spec.name);
+        for ((name, column), (given, value)) in self.tags.iter_mut().zip(tags) {
+            assert_eq!(&**name, *given, "a tag of `{}`", self.spec.name);
+            column.push(cut(value).to_owned());
+        }
+        for ((name, column), (given, value)) in self.fields.iter_mut().zip(fields) {
+            assert_eq!(&**name, *given, "a field of `{}`", self.spec.name);
+            match (column, *value) {
+                (Column::Float(values), Value::Float(value)) => values.push(value.filter(|v| v.is_finite())),
+                (Column::Integer(values), Value::Integer(value)) => values.push(value),
+                (Column::Bool(values), Value::Bool(value)) => values.push(value),
+                (column, value) => panic!("`{name}` is of type {}, not {value:?}", column.field_type()),
+            }
+        }
+        self.len += 1;
+    }
+
+    /// Takes the rows out as the columns of a batch, leaving none.
+    pub fn take(&mut self) -> Columns {
+        self.len = 0;
+        let tags = self.tags.iter_mut().map(|(name, values)| (name.clone(), std::mem::take(values))).collect();
+        let fields = self.fields.iter_mut().map(|(name, column)| {
+            let fresh = empty(column.field_type());
+            (name.clone(), std::mem::replace(column, fresh))
+        });
+        Columns { fields: fields.collect(), tags }
+    }
+}
+
+/// The columns of a batch, all of one length.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Columns {
+    /// A value a row for each tag.
+    pub tags: BTreeMap<Name, Vec<String>>,
+    /// A value or nil a row for each field.
+    pub fields: BTreeMap<Name, Column>,
+}
+
+fn name(text: &'static str) -> Name {
+    Name::parse(text).expect("the catalog's names are valid, as its own test proves")
+}
+
+fn empty(field_type: FieldType) -> Column {
+    match field_type {
+        FieldType::Float => Column::Float(Vec::new()),
+        FieldType::Integer => Column::Integer(Vec::new()),
+        FieldType::Bool => Column::Bool(Vec::new()),
+        FieldType::Text => Column::Text(Vec::new()),
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let longest = text.len().min(MAX_TAG_BYTES);
+    let end = (0..=longest).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_nats::catalog;
+
+    use super::*;
+
+    fn temperature() -> Rows {
+        Rows::new(catalog::measurement("temperature").unwrap())
+    }
+
+    #[test]
+    fn rows_become_columns_and_leave_nothing_behind() {
+        let mut rows = temperature();
+        let fields = |celsius: f64| [("temperature_celsius", celsius.into()), ("critical_celsius", None::<f64>.into())];
+        rows.push(&[("sensor", "a")], &fields(40.5));
+        rows.push(&[("sensor", "b")], &fields(f64::NAN));
+        assert_eq!(rows.len(), 2);
+        let columns = rows.take();
+        assert!(rows.is_empty());
+        assert_eq!(columns.tags["sensor"], ["a", "b"]);
+        assert_eq!(columns.fields["temperature_celsius"], Column::Float(vec![Some(40.5), None]));
+        assert_eq!(rows.take().fields["critical_celsius"].len(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "a field of `temperature`")]
+    fn a_field_unknown_to_the_catalog_is_a_fault_of_the_collector() {
+        temperature().push(&[("sensor", "a")], &[("celsius", 1.0.into()), ("critical_celsius", 1.0.into())]);
+    }
+
+    #[test]
+    fn long_tag_values_are_cut_at_a_character() {
+        let long = "ä".repeat(MAX_TAG_BYTES);
+        assert_eq!(cut(&long).len(), MAX_TAG_BYTES);
+        let odd = format!("x{long}");
+        assert_eq!(cut(&odd).len(), MAX_TAG_BYTES - 1);
+    }
+
+    #[test]
+    fn percent_of_nothing_is_none() {
+        assert_eq!(percent(1, 0), None);
+        assert_eq!(percent(1, 4), Some(25.0));
+        assert_eq!(percent(5, 4), Some(100.0));
+    }
+}

@@ -1,0 +1,274 @@
+//! The agent against a real broker: what is published, and that each batch is stored exactly once whatever happens.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use plimsoll_agent::{AgentConfig, AgentError};
+use plimsoll_nats::{
+    Batch, Client,
+    host::HostRecord,
+    streams,
+    subject::MetricSubject,
+    testing::{TestServer, eventually},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An agent that runs in this process.
+struct Agent {
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), AgentError>>,
+}
+
+impl Agent {
+    fn start(server: &TestServer, interval: Duration) -> Self {
+        let config = AgentConfig {
+            host: Some("test-host".to_owned()),
+            interval,
+            nats: server.config(),
+            ..AgentConfig::default()
+        };
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(plimsoll_agent::run(config, shutdown.clone()));
+        Self { shutdown, task }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.expect("the agent does not panic").expect("the agent ends well");
+    }
+}
+
+/// Every stored batch in the stream's order, decoded.
+async fn stored(client: &Client) -> Vec<Batch> {
+    let (stream, _) = streams::metrics(client).await.expect("the stream is there");
+    let state = stream.cached_info().state.clone();
+    let mut batches = Vec::new();
+    for sequence in state.first_sequence.max(1)..=state.last_sequence {
+        let message = stream.direct_get(sequence).await.expect("stored messages can be read");
+        let subject = MetricSubject::parse(&message.subject).expect("stored under a subject of the contract");
+        let batch = Batch::decode(&subject.host, &subject.measurement, Some(&message.headers), &message.payload);
+        let batch = batch.expect("a valid batch");
+        let id = message.headers.get("Nats-Msg-Id").expect("a message id");
+        assert_eq!(id.as_str(), batch.message_id());
+        batches.push(batch);
+    }
+    batches
+}
+
+fn by_measurement(batches: &[Batch]) -> BTreeMap<String, Vec<&Batch>> {
+    let mut sorted: BTreeMap<String, Vec<&Batch>> = BTreeMap::new();
+    for batch in batches {
+        sorted.entry(batch.measurement.to_string()).or_default().push(batch);
+    }
+    sorted
+}
+
+/// Each measurement's numbers are 1, 2, 3 … in the stream's own order, and no tick comes twice.
+fn assert_exactly_once(batches: &[Batch]) {
+    assert!(!batches.is_empty());
+    for (measurement, batches) in by_measurement(batches) {
+        let seqs: Vec<u64> = batches.iter().map(|batch| batch.seq).collect();
+        let expected: Vec<u64> = (1..=seqs.len() as u64).collect();
+        assert_eq!(seqs, expected, "{measurement}");
+        assert!(batches.windows(2).all(|pair| pair[0].times[0] < pair[1].times[0]), "times of {measurement}");
+        assert!(batches.iter().all(|batch| batch.epoch == batches[0].epoch));
+    }
+}
+
+async fn last_sequence(client: &Client) -> Option<u64> {
+    let (stream, _) = streams::metrics(client).await.ok()?;
+    Some(stream.cached_info().state.last_sequence)
+}
+
+/// Waits until so many batches have come since `from`.
+async fn more_stored(client: &Client, from: u64, count: u64) -> u64 {
+    eventually("more batches", PATIENCE, async || last_sequence(client).await.filter(|last| *last >= from + count))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_publishes_what_the_contract_says_and_its_host_record() {
+    let server = TestServer::start().await;
+    // Nothing is declared: the agent may be the first to come.
+    let agent = Agent::start(&server, Duration::from_secs(1));
+    let client = Client::connect(&server.config(), "test", &CancellationToken::new()).await.expect("connects");
+    let record = eventually("the host record", PATIENCE, async || {
+        let bucket = streams::bucket(&client, streams::HOSTS).await.ok()?;
+        bucket.get("test-host").await.ok()?
+    })
+    .await;
+    let record: HostRecord = serde_json::from_slice(&record).expect("a host record");
+    assert_eq!((&*record.host, record.heartbeat_ms), ("test-host", 10_000));
+    assert!(record.inventory.cpu_count.is_some());
+
+    more_stored(&client, 0, 12).await;
+    agent.stop().await;
+    let batches = stored(&client).await;
+    assert_exactly_once(&batches);
+    assert!(batches.iter().all(|batch| &*batch.host == "test-host"));
+    assert!(batches.iter().flat_map(|batch| &batch.times).all(|ts| ts % 1_000 == 0));
+    let measurements = by_measurement(&batches);
+    for certain in ["cpu", "memory", "load", "filesystem"] {
+        assert!(measurements.contains_key(certain), "{certain} is missing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_seconds_loses_and_doubles_nothing() {
+    let mut server = TestServer::start().await;
+    let agent = Agent::start(&server, Duration::from_millis(100));
+    let client = server.client().await;
+    let before = more_stored(&client, 0, 40).await;
+    server.kill();
+    // The outage itself: long enough that each measurement must catch up with pipelined publishes.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    server.start_again().await;
+    more_stored(&client, before, 4 * 40).await;
+    agent.stop().await;
+    assert_exactly_once(&stored(&client).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_there_at_the_start_gets_everything_later() {
+    let mut server = TestServer::start().await;
+    server.kill();
+    let agent = Agent::start(&server, Duration::from_millis(100));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server.start_again().await;
+    let client = server.client().await;
+    more_stored(&client, 0, 100).await;
+    agent.stop().await;
+    assert_exactly_once(&stored(&client).await);
+}
+
+/// With a duplicate window of 100 ms only asking the stream keeps a batch from being stored twice when its ack is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_acks_double_nothing_even_without_the_duplicate_window() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let (stream, _) = streams::metrics(&client).await.expect("the stream is there");
+    let mut config = stream.cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    client.jetstream.update_stream(config).await.expect("the window can be narrowed");
+
+    let proxy = Proxy::start(server.url()).await;
+    let config = AgentConfig {
+        host: Some("test-host".to_owned()),
+        interval: Duration::from_millis(100),
+        nats: plimsoll_nats::NatsConfig { url: proxy.url.clone(), ..server.config() },
+        ..AgentConfig::default()
+    };
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(plimsoll_agent::run(config, shutdown.clone()));
+    let mut last = more_stored(&client, 0, 20).await;
+    for _ in 0..4 {
+        // Publishes go on to arrive, their acks do not.
+        proxy.silence(true);
+        last = more_stored(&client, last, 1).await;
+        // Past the duplicate window, so that a batch sent again would be taken as new.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        proxy.cut();
+        proxy.silence(false);
+        last = more_stored(&client, last, 30).await;
+    }
+    shutdown.cancel();
+    task.await.expect("the agent does not panic").expect("the agent ends well");
+    assert_exactly_once(&stored(&client).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_made_anew_gets_what_it_has_not() {
+    let mut server = TestServer::start().await;
+    let client = server.client().await;
+    let agent = Agent::start(&server, Duration::from_millis(100));
+    more_stored(&client, 0, 40).await;
+    server.wipe();
+    server.start_again().await;
+    more_stored(&client, 0, 40).await;
+    agent.stop().await;
+    for (measurement, batches) in by_measurement(&stored(&client).await) {
+        let seqs: Vec<u64> = batches.iter().map(|batch| batch.seq).collect();
+        assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{measurement}: {seqs:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_a_broker_ends_when_told() {
+    let mut server = TestServer::start().await;
+    server.kill();
+    let agent = Agent::start(&server, Duration::from_millis(100));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::timeout(Duration::from_secs(5), agent.stop()).await.expect("it ends at once");
+}
+
+/// A TCP proxy that can swallow what the broker says, and cut its connections.
+struct Proxy {
+    url: String,
+    silent: std::sync::Arc<AtomicBool>,
+    cut: tokio::sync::watch::Sender<u32>,
+}
+
+impl Proxy {
+    async fn start(target: String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("nats://{}", listener.local_addr().expect("bound"));
+        let silent = std::sync::Arc::new(AtomicBool::new(false));
+        let (cut, cuts) = tokio::sync::watch::channel(0);
+        let target = target.trim_start_matches("nats://").to_owned();
+        let swallow = std::sync::Arc::clone(&silent);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(broker) = tokio::net::TcpStream::connect(&target).await else { continue };
+                let (silent, mut cuts) = (std::sync::Arc::clone(&swallow), cuts.clone());
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = cuts.changed() => {}
+                        () = relay(client, broker, &silent) => {}
+                    }
+                });
+            }
+        });
+        Self { url, silent, cut }
+    }
+
+    fn silence(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
+    }
+
+    fn cut(&self) {
+        self.cut.send_modify(|count| *count += 1);
+    }
+}
+
+async fn relay(client: tokio::net::TcpStream, broker: tokio::net::TcpStream, silent: &AtomicBool) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_broker, mut to_broker) = broker.into_split();
+    let answers = async {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from_broker.read(&mut bytes).await {
+            if !silent.load(Ordering::SeqCst) && to_client.write_all(&bytes[..count]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let requests = async {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+            if to_broker.write_all(&bytes[..count]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = requests => {}
+    }
+}
