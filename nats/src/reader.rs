@@ -1,10 +1,10 @@
 //! Reads one partition of `METRICS` for one member of a group.
 //!
 //! The group has one durable pull consumer a partition, with the pinned-client policy: the broker gives messages to one client
-//! at a time, and a new pin id says that the reader has just got the partition. What the broker believes delivered or acked
-//! says nothing about what is contained in the lake, so a reader that gets a pin asks its [`StartSource`] anew and, unless the
-//! consumer is known to begin exactly there, deletes the consumer and makes it again from there. Nothing between the start and
-//! the first message can thereby be skipped.
+//! at a time and tells its pin id with each message. What the broker believes delivered or acked says nothing about what is
+//! contained in the lake. So a reader waits until nobody holds the partition, asks its [`StartSource`], and makes the consumer
+//! again from there unless it stands exactly there; with its first message it asks once more, and when its pin changes it starts
+//! over. Nothing between the start and the first message can thereby be skipped.
 //!
 //! Sequences rise strictly between two [`ReaderEvent::Started`]; redeliveries within are dropped.
 
@@ -12,7 +12,7 @@ use std::{fmt, time::Duration};
 
 use async_nats::jetstream::{
     self,
-    consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, PullConsumer, pull},
+    consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy, PullConsumer, pull},
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -36,6 +36,8 @@ const ACK_WAIT: Duration = Duration::from_secs(600);
 const PULL_MESSAGES: usize = 1000;
 /// Pause before a reader tries again after the broker refused or vanished.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a reader that has had no message yet looks whether another client gets them.
+const CHECK: Duration = Duration::from_secs(2);
 
 /// Where a partition's reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +148,8 @@ pub struct PartitionReader<S> {
     group: &'static str,
     partition: PartitionId,
     start: S,
+    /// The pin that this reader got last.
+    pin: Option<String>,
 }
 
 /// What went wrong in a session with the broker; the reader begins a new one.
@@ -167,72 +171,70 @@ enum SessionError {
 enum SessionEnd {
     /// The reader is to stop.
     Stop,
-    /// The consumer must be made anew from the right start.
-    Rewind,
+    /// Another client has the partition; look again in a moment.
+    Busy,
+    /// The partition has to be taken anew.
+    Lost,
 }
 
 impl<S: StartSource> PartitionReader<S> {
     /// A reader of `partition` for a member of `group`.
     pub fn new(client: &Client, config: &NatsConfig, group: &'static str, partition: PartitionId, start: S) -> Self {
-        Self { client: client.clone(), config: config.clone(), group, partition, start }
+        Self { client: client.clone(), config: config.clone(), group, partition, start, pin: None }
     }
 
     /// Reads until `stop`, then gives the partition back to the broker.
-    pub async fn run(self, events: mpsc::Sender<ReaderEvent>, stop: CancellationToken) {
-        let mut rewind = false;
-        let mut pinned = false;
+    pub async fn run(mut self, events: mpsc::Sender<ReaderEvent>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.session(std::mem::take(&mut rewind), &mut pinned, &events, &stop).await {
+            match self.session(&events, &stop).await {
                 Ok(SessionEnd::Stop) => break,
-                Ok(SessionEnd::Rewind) => rewind = true,
+                Ok(SessionEnd::Lost) => continue,
+                Ok(SessionEnd::Busy) => {}
                 Err(error) => {
                     tracing::warn!(group = self.group, partition.id = %self.partition, error = %chain(&error), "reading a partition failed, trying again");
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => break,
-                        () = tokio::time::sleep(RETRY) => {}
-                    }
                 }
             }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(RETRY) => {}
+            }
         }
-        if pinned {
-            self.release().await;
-        }
+        self.release().await;
         let _ = events.send(ReaderEvent::Stopped { partition: self.partition }).await;
     }
 
-    /// One run of the consumer. With `rewind` the consumer is made anew first.
+    /// Takes the partition once it is free and reads it until it is lost.
     async fn session(
-        &self,
-        rewind: bool,
-        pinned: &mut bool,
+        &mut self,
         events: &mpsc::Sender<ReaderEvent>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, SessionError> {
         let (stream, incarnation) = self.stream().await?;
-        let start = self.start.start(self.partition, incarnation).await?;
         let name = consumer_name(self.group, self.partition);
-        *pinned = false;
-        if rewind {
-            let _ = stream.delete_consumer(&name).await;
+        let existing = stream.get_consumer::<pull::Config>(&name).await.ok();
+        if existing.as_ref().is_some_and(|consumer| self.is_held_by_another(consumer.cached_info())) {
+            return Ok(SessionEnd::Busy);
         }
-        let (consumer, fresh) = match stream.get_consumer::<pull::Config>(&name).await {
-            Ok(consumer) => (consumer, false),
-            Err(_) => {
-                let created = self.create_strict(&name, start).await;
-                (created?, true)
+        let start = self.start.start(self.partition, incarnation).await?;
+        let config = self.consumer_config(&name, start);
+        let consumer = match existing {
+            Some(consumer) if begins_at(consumer.cached_info(), &config) => consumer,
+            existing => {
+                if existing.is_some() {
+                    let _ = stream.delete_consumer(&name).await;
+                }
+                self.create(config).await?
             }
         };
-        let made_from = fresh.then_some(start);
-        self.pull(&consumer, incarnation, made_from, pinned, events, stop).await
+        self.pull(consumer, incarnation, start, events, stop).await
     }
 
     async fn pull(
-        &self,
-        consumer: &PullConsumer,
+        &mut self,
+        mut consumer: PullConsumer,
         incarnation: Incarnation,
-        made_from: Option<Start>,
-        pinned: &mut bool,
+        made_from: Start,
         events: &mpsc::Sender<ReaderEvent>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, SessionError> {
@@ -244,7 +246,8 @@ impl<S: StartSource> PartitionReader<S> {
             .messages()
             .await
             .map_err(|error| SessionError::Pull(error.into()))?;
-        let mut pin: Option<String> = None;
+        let mut check = tokio::time::interval(CHECK);
+        let mut started = false;
         let mut last = Sequence(0);
         loop {
             let message = tokio::select! {
@@ -252,29 +255,35 @@ impl<S: StartSource> PartitionReader<S> {
                 () = stop.cancelled() => return Ok(SessionEnd::Stop),
                 message = messages.next() => match message {
                     Some(message) => message.map_err(|error| SessionError::Pull(error.into()))?,
-                    None => return Ok(SessionEnd::Rewind),
+                    None => return Ok(SessionEnd::Lost),
                 },
+                _ = check.tick(), if !started => {
+                    let info = consumer.info().await.map_err(|error| SessionError::Pull(error.into()))?;
+                    if info.delivered.consumer_sequence > 0 && self.is_held_by_another(info) {
+                        return Ok(SessionEnd::Busy);
+                    }
+                    continue;
+                }
             };
-            let delivered = message
-                .headers
-                .as_ref()
-                .and_then(|headers| headers.get(async_nats::header::NATS_PIN_ID))
-                .map(|pin| pin.as_str().to_owned());
+            let pin = pin_of(&message);
             let info = message.info().map_err(SessionError::Delivery)?;
             let (sequence, consumer_sequence) = (Sequence(info.stream_sequence), info.consumer_sequence);
             let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
             let pending = info.pending;
-            if pin.is_none() || delivered != pin {
-                let first = consumer_sequence == 1 && pin.is_none();
-                if !(first && self.begins_right(made_from, incarnation).await?) {
-                    return Ok(SessionEnd::Rewind);
+            if !started {
+                self.pin = pin;
+                if consumer_sequence != 1 || !self.still_starts_at(made_from, incarnation).await? {
+                    return Ok(SessionEnd::Lost);
                 }
-                pin = delivered;
-                *pinned = true;
-                let started = ReaderEvent::Started { partition: self.partition, incarnation };
-                if events.send(started).await.is_err() {
+                started = true;
+                let event = ReaderEvent::Started { partition: self.partition, incarnation };
+                if events.send(event).await.is_err() {
                     return Ok(SessionEnd::Stop);
                 }
+            } else if pin != self.pin {
+                // Somebody else had the partition in between, and may have had messages that are contained nowhere.
+                self.pin = pin;
+                return Ok(SessionEnd::Lost);
             }
             if sequence <= last {
                 continue;
@@ -290,12 +299,17 @@ impl<S: StartSource> PartitionReader<S> {
         }
     }
 
-    /// Whether a consumer that was made from `made_from` begins where a reader that has just got the pin must begin.
-    async fn begins_right(&self, made_from: Option<Start>, incarnation: Incarnation) -> Result<bool, StartError> {
+    /// Whether the broker gives the partition's messages to another client than this reader.
+    fn is_held_by_another(&self, info: &Info) -> bool {
+        let pinned = info.priority_groups.iter().find_map(|group| group.pinned_client_id.as_ref());
+        pinned.is_some_and(|pinned| self.pin.as_ref() != Some(pinned))
+    }
+
+    /// Whether the partition, whose pin this reader has just got, still begins where the consumer was made to begin.
+    async fn still_starts_at(&self, made_from: Start, incarnation: Incarnation) -> Result<bool, StartError> {
         match made_from {
-            None => Ok(false),
-            Some(Start::Recent(_)) => Ok(true),
-            Some(start) => Ok(self.start.start(self.partition, incarnation).await? == start),
+            Start::Recent(_) => Ok(true),
+            start => Ok(self.start.start(self.partition, incarnation).await? == start),
         }
     }
 
@@ -311,10 +325,10 @@ impl<S: StartSource> PartitionReader<S> {
     }
 
     /// Creates the consumer; fails when another member was faster with a different start.
-    async fn create_strict(&self, name: &str, start: Start) -> Result<PullConsumer, SessionError> {
+    async fn create(&self, config: pull::Config) -> Result<PullConsumer, SessionError> {
         self.client
             .jetstream
-            .create_consumer_strict_on_stream(self.consumer_config(name, start), streams::METRICS)
+            .create_consumer_strict_on_stream(config, streams::METRICS)
             .await
             .map_err(|error| SessionError::Consumer(error.into()))
     }
@@ -343,13 +357,30 @@ impl<S: StartSource> PartitionReader<S> {
 
     /// Lets another member have the partition at once instead of after [`PIN_TIMEOUT`].
     async fn release(&self) {
-        if !self.client.is_connected() {
+        if self.pin.is_none() || !self.client.is_connected() {
             return;
         }
         let name = consumer_name(self.group, self.partition);
-        if let Ok(stream) = self.client.jetstream.get_stream_no_info(streams::METRICS).await {
-            // Fails when the consumer is gone or pinned to nobody, which is as good.
+        let Ok(stream) = self.client.jetstream.get_stream_no_info(streams::METRICS).await else { return };
+        let Ok(consumer) = stream.get_consumer::<pull::Config>(&name).await else { return };
+        if !self.is_held_by_another(consumer.cached_info()) {
+            // Fails when nobody has the pin any more, which is as good.
             let _ = stream.unpin_consumer(&name, self.group).await;
         }
     }
+}
+
+/// Whether an existing consumer, that nobody holds, has given nothing away and begins as `wanted`.
+fn begins_at(info: &Info, wanted: &pull::Config) -> bool {
+    let same_start = match (&info.config.deliver_policy, &wanted.deliver_policy) {
+        (DeliverPolicy::ByStartTime { .. }, DeliverPolicy::ByStartTime { .. }) => true,
+        (existing, wanted) => existing == wanted,
+    };
+    info.delivered.consumer_sequence == 0 && same_start
+}
+
+fn pin_of(message: &jetstream::Message) -> Option<String> {
+    let headers = message.headers.as_ref()?;
+    // A publisher may have sent a header of that name; the broker's own comes last.
+    headers.get_last(async_nats::header::NATS_PIN_ID).map(|pin| pin.as_str().to_owned())
 }
