@@ -1,0 +1,54 @@
+//! The configuration of the alert worker.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use plimsoll_nats::NatsConfig;
+use plimsoll_service::config::Validate;
+use serde::Deserialize;
+
+/// The service's name in variables: `PLIMSOLL_ALERT_WORKER__HTTP`.
+pub const SERVICE: &str = "alert_worker";
+/// The sections that it shares with other services.
+pub const SECTIONS: &[&str] = &["nats"];
+
+/// What an alert worker needs to know; everything has a default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertWorkerConfig {
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; default `127.0.0.1:9302`.
+    pub http: SocketAddr,
+    /// How to reach the broker.
+    pub nats: NatsConfig,
+}
+
+impl Default for AlertWorkerConfig {
+    fn default() -> Self {
+        Self { http: SocketAddr::from((Ipv4Addr::LOCALHOST, 9302)), nats: NatsConfig::default() }
+    }
+}
+
+impl Validate for AlertWorkerConfig {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.nats.url.trim().is_empty() {
+            problems.push("`nats.url`: expected an address such as `nats://127.0.0.1:4222`".to_owned());
+        }
+        if !(1..=5).contains(&self.nats.replicas) {
+            problems.push("`nats.replicas`: expected 1 to 5".to_owned());
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_named() {
+        assert!(AlertWorkerConfig::default().problems().is_empty());
+        let nats = NatsConfig { url: String::new(), replicas: 0, ..NatsConfig::default() };
+        let problems = AlertWorkerConfig { nats, ..AlertWorkerConfig::default() }.problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+}
