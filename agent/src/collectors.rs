@@ -78,7 +78,7 @@ pub struct ParseError {
 pub struct CollectorKind {
     /// The collector's name, which is also its measurement's.
     pub name: &'static str,
-    open: fn() -> Box<dyn Collector>,
+    pub(crate) open: fn() -> Box<dyn Collector>,
 }
 
 impl CollectorKind {

@@ -11,23 +11,28 @@ use plimsoll_service::{
 };
 
 const KEYS: &str = "\
-Configuration keys, with their defaults, and the variables that override them:
-  host = <host name>           PLIMSOLL_AGENT__HOST          id of this host, of A-Z a-z 0-9 _ -
-  interval = \"1s\"              PLIMSOLL_AGENT__INTERVAL      time between samples, 100ms to 1h
-  buffer_bytes = 67108864      PLIMSOLL_AGENT__BUFFER_BYTES  kept in memory while the broker is away
-  [collectors.<name>]          name: cpu memory load filesystem diskio network temperature
-  enabled = true               PLIMSOLL_AGENT__COLLECTORS__<NAME>__ENABLED
-  interval = <interval>        PLIMSOLL_AGENT__COLLECTORS__<NAME>__INTERVAL
-  [nats]
-  url = \"nats://127.0.0.1:4222\"  PLIMSOLL_NATS__URL          addresses of the broker, separated by commas
-  user, password               PLIMSOLL_NATS__USER, PLIMSOLL_NATS__PASSWORD
-  password_file                PLIMSOLL_NATS__PASSWORD_FILE
-  credentials_file             PLIMSOLL_NATS__CREDENTIALS_FILE
-  replicas = 1                 PLIMSOLL_NATS__REPLICAS           of streams that this agent is first to need
-  metrics_max_bytes = 10737418240  PLIMSOLL_NATS__METRICS_MAX_BYTES
+Configuration keys and their defaults:
+  host = <host name>        id of this host, of the characters A-Z a-z 0-9 _ -
+  interval = \"1s\"           time between two samples, 100ms to 1h
+  buffer_bytes = 67108864   memory for what the broker has not taken yet; the oldest goes first
 
-What is logged, to standard error: PLIMSOLL_LOG, default info.
-Exit codes: 0 after SIGINT or SIGTERM, 64 for a wrong configuration or command line, 70 for any other failure.";
+  [collectors.<name>]       cpu, memory, load, filesystem, diskio, network, temperature
+  enabled = true            whether it is read
+  interval = <interval>     time between two samples of this one
+
+  [nats]
+  url = \"nats://127.0.0.1:4222\"   addresses of the broker, separated by commas
+  user, password, password_file    where the broker asks for them
+  credentials_file                 where the broker uses JWT
+  replicas = 1                     of streams that this agent is the first to need
+  metrics_max_bytes = 10737418240  size of the stream of samples, likewise
+
+Each key is also a variable, which overrides the file:
+  PLIMSOLL_AGENT__HOST, PLIMSOLL_AGENT__INTERVAL, PLIMSOLL_AGENT__BUFFER_BYTES,
+  PLIMSOLL_AGENT__COLLECTORS__CPU__ENABLED, PLIMSOLL_AGENT__COLLECTORS__CPU__INTERVAL,
+  PLIMSOLL_NATS__URL, PLIMSOLL_NATS__USER, PLIMSOLL_NATS__PASSWORD_FILE and so on
+
+Exit codes: 0 after SIGINT or SIGTERM, 64 for a wrong configuration or command line, 70 otherwise";
 
 /// Samples this host each second and pushes the samples to a Plimsoll broker
 #[derive(Debug, Parser)]

@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Shortest pause before a doubt is tried anew.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before a doubt is tried anew.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How often it is told how many batches had to go.
 const DROP_REPORTS: Duration = Duration::from_secs(10);
 /// How long the last attempt at shutdown may take.

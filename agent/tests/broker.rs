@@ -147,15 +147,39 @@ async fn a_broker_that_is_not_there_at_the_start_gets_everything_later() {
     assert_exactly_once(&stored(&client).await);
 }
 
+/// Leaves a window so short that it protects from no double.
+async fn narrow_duplicate_window(client: &Client) {
+    let (stream, _) = streams::metrics(client).await.expect("the stream is there");
+    let mut config = stream.cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    client.jetstream.update_stream(config).await.expect("the window can be narrowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_with_publishes_in_flight_stores_each_once() {
+    let mut server = TestServer::start().await;
+    let client = server.client().await;
+    narrow_duplicate_window(&client).await;
+    let agent = Agent::start(&server, Duration::from_millis(100));
+    let mut last = more_stored(&client, 0, 20).await;
+    for _ in 0..5 {
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.start_again().await;
+        // The backlog is sent at once; killing the broker meanwhile catches publishes in flight.
+        last = more_stored(&client, last, 3).await;
+    }
+    more_stored(&client, last, 40).await;
+    agent.stop().await;
+    assert_exactly_once(&stored(&client).await);
+}
+
 /// With a duplicate window of 100 ms only asking the stream keeps a batch from being stored twice when its ack is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_acks_double_nothing_even_without_the_duplicate_window() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let (stream, _) = streams::metrics(&client).await.expect("the stream is there");
-    let mut config = stream.cached_info().config.clone();
-    config.duplicate_window = Duration::from_millis(100);
-    client.jetstream.update_stream(config).await.expect("the window can be narrowed");
+    narrow_duplicate_window(&client).await;
 
     let proxy = Proxy::start(server.url()).await;
     let config = AgentConfig {
