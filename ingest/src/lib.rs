@@ -1,1 +1,167 @@
+//! Ingest: moves the stream's samples into the lake, each exactly once.
+//!
+//! One task reads: partitions' readers ([`source`]) yield messages, which are decoded ([`decoder`]) and gathered ([`batcher`])
+//! until a batch is due. One task commits ([`committer`]): it puts dead messages aside ([`dead`]), commits rows and positions, and
+//! then acknowledges. At most one batch is being committed while the next one is gathered; when that is full too, ingest stops
+//! reading and the stream keeps the rest.
 
+pub mod batcher;
+pub mod committer;
+pub mod config;
+pub mod dead;
+pub mod decoder;
+pub mod error;
+pub mod metrics;
+pub mod source;
+
+use plimsoll_lake::LakeWriter;
+use plimsoll_nats::{
+    Client, NatsConfig, client::MemberId, dead::chain, partition_group::PartitionGroup, reader::ReaderEvent, streams,
+};
+use plimsoll_service::ops::{self, Ops};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{batcher::Batcher, committer::Committer, metrics::Metrics, source::LakeStart};
+pub use crate::{config::IngestConfig, error::IngestError};
+
+/// The group that ingest members form.
+pub const GROUP: &str = "ingest";
+/// Messages between the readers and the batcher.
+const EVENTS_CAPACITY: usize = 4096;
+
+/// Runs ingest with its HTTP endpoints until `shutdown`, then commits what was gathered.
+///
+/// Fails when the HTTP address is taken, and when a lake or broker can't be used however long one waits.
+pub async fn run(config: IngestConfig, shutdown: CancellationToken) -> Result<(), IngestError> {
+    let listener = ops::bind(config.http).await?;
+    let ops = Ops::default();
+    ops.readiness.fail("broker", "connecting");
+    let stop_http = CancellationToken::new();
+    let http = tokio::spawn(ops::serve(listener, ops.router(), stop_http.clone()));
+    let outcome = async {
+        let client = match Client::connect(&config.nats, "plimsoll-ingest", &shutdown).await {
+            Err(plimsoll_nats::ConnectError::Cancelled) => return Ok(()),
+            client => client?,
+        };
+        run_with(config, client, ops.clone(), shutdown).await
+    }
+    .await;
+    stop_http.cancel();
+    http.await.expect("serving HTTP does not panic")?;
+    outcome
+}
+
+/// Runs ingest on an existing connection, its state shown by `ops`, until `shutdown`; then commits what was gathered.
+pub async fn run_with(
+    config: IngestConfig,
+    client: Client,
+    ops: Ops,
+    shutdown: CancellationToken,
+) -> Result<(), IngestError> {
+    let metrics = Metrics::register(&ops);
+    if !declare(&client, &config.nats, &shutdown).await {
+        return Ok(());
+    }
+    ops.readiness.clear("broker");
+    ops.readiness.fail("lake", "opening");
+    let Some(writer) = open_lake(&config, &shutdown).await? else { return Ok(()) };
+    ops.readiness.clear("lake");
+
+    let member = MemberId::unique();
+    tracing::info!(member.id = %member, catalog = %config.lake.catalog, "ingest is running");
+    let start = LakeStart::open(config.lake.clone());
+    let group = PartitionGroup::new(&client, &config.nats, GROUP, member, start);
+    let (sender, events) = mpsc::channel(EVENTS_CAPACITY);
+    let tasks = TaskTracker::new();
+    let reading = tasks.spawn(group.run(sender, shutdown.clone()));
+    let committer = Committer::start(writer, client, metrics.clone(), ops.readiness.clone(), shutdown, &tasks);
+    gather(&config, events, committer, &metrics).await;
+    tasks.close();
+    tasks.wait().await;
+    reading.await.expect("the group does not panic")?;
+    Ok(())
+}
+
+/// Declares streams and buckets, waiting for the broker. Returns whether that was done before `shutdown`.
+async fn declare(client: &Client, config: &NatsConfig, shutdown: &CancellationToken) -> bool {
+    loop {
+        match streams::declare(client, config).await {
+            Ok(()) => return true,
+            Err(error) => tracing::error!(error = %chain(&error), "streams can't be declared, trying again"),
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return false,
+            () = tokio::time::sleep(config::RETRY) => {}
+        }
+    }
+}
+
+/// Opens the lake, waiting for catalog and data. Returns none when `shutdown` comes first, fails when waiting can't help.
+async fn open_lake(config: &IngestConfig, shutdown: &CancellationToken) -> Result<Option<LakeWriter>, IngestError> {
+    use plimsoll_lake::LakeError;
+    loop {
+        let lake = config.lake.clone();
+        let opened = tokio::task::spawn_blocking(move || LakeWriter::open(&lake)).await;
+        match opened.expect("opening the lake does not panic") {
+            Ok(writer) => return Ok(Some(writer)),
+            Err(error @ (LakeError::ExtensionMissing { .. } | LakeError::File { .. })) => return Err(error.into()),
+            Err(error) => tracing::error!(error = %chain(&error), "the lake can't be opened, trying again"),
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(config::RETRY) => {}
+        }
+    }
+}
+
+/// Gathers what the readers yield and hands it over whenever it is due; returns when the readers have ended and all is handed over.
+async fn gather(
+    config: &IngestConfig,
+    mut events: mpsc::Receiver<ReaderEvent>,
+    committer: Committer,
+    metrics: &Metrics,
+) {
+    let mut batcher = Batcher::new(config.limits());
+    loop {
+        let due = batcher.due();
+        tokio::select! {
+            biased;
+            // Hands over first: a full batch must not grow, and the slot is free again when the commit before has ended.
+            slot = committer.reserve(), if batcher.is_due(Instant::now()) => match slot {
+                Some(slot) => slot.send(batcher.take()),
+                None => return,
+            },
+            event = events.recv(), if !batcher.is_full() => match event {
+                Some(event) => {
+                    if batcher.must_commit_before(&event) {
+                        committer.hand_over(batcher.take()).await;
+                    }
+                    accept(&mut batcher, event, metrics);
+                }
+                None => break,
+            },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
+        }
+        metrics.pending_rows.set(i64::try_from(batcher.rows()).unwrap_or(i64::MAX));
+    }
+    if !batcher.is_empty() {
+        committer.hand_over(batcher.take()).await;
+    }
+}
+
+fn accept(batcher: &mut Batcher, event: ReaderEvent, metrics: &Metrics) {
+    match event {
+        ReaderEvent::Started { partition, .. } => {
+            metrics.partition_started(partition);
+            batcher.start(partition);
+        }
+        ReaderEvent::Message(message) => {
+            metrics.message(&message);
+            batcher.push(decoder::decode(message));
+        }
+        ReaderEvent::Stopped { partition } => metrics.partition_stopped(partition),
+    }
+}

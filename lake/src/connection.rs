@@ -167,7 +167,6 @@ impl Lake {
 pub(crate) fn pause(attempt: u32) {
     const MAX: Duration = Duration::from_secs(2);
     let span = Duration::from_millis(20 * 2_u64.pow(attempt.min(7))).min(MAX);
-    #[expect(clippy::disallowed_methods, reason = "the lake's callers give it threads that may block")]
     std::thread::sleep(span.mul_f64(rand::random_range(0.2..1.0)));
 }
 

@@ -129,8 +129,24 @@ impl StoredMessage {
 
     /// What acknowledges this message and all before it in the partition.
     #[must_use]
-    pub fn into_acker(self) -> jetstream::message::Acker {
-        self.message.split().1
+    pub fn into_acker(self) -> Acker {
+        Acker(self.message.split().1)
+    }
+}
+
+/// Acknowledges a message and all before it in its partition.
+pub struct Acker(jetstream::message::Acker);
+
+impl Acker {
+    /// Sends the acknowledgement; nobody waits for an answer.
+    pub async fn ack(&self) -> Result<(), async_nats::Error> {
+        self.0.ack().await
+    }
+}
+
+impl fmt::Debug for Acker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acker").finish_non_exhaustive()
     }
 }
 

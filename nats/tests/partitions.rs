@@ -58,7 +58,8 @@ impl Member {
     /// The next message, or none when the reader says nothing within a moment that has no message due.
     async fn next_message(&mut self) -> (PartitionId, Sequence, Batch) {
         loop {
-            let event = tokio::time::timeout(LIMIT, self.events.recv()).await.expect("in time").expect("a running member");
+            let event =
+                tokio::time::timeout(LIMIT, self.events.recv()).await.expect("in time").expect("a running member");
             if let ReaderEvent::Message(message) = event {
                 let subject = subject::MetricSubject::parse(message.subject()).expect("a metric subject");
                 assert_eq!(subject.partition, message.partition);

@@ -1,0 +1,22 @@
+//! Why ingest ends other than by being told to.
+
+use plimsoll_lake::LakeError;
+use plimsoll_nats::{ConnectError, streams::DeclareError};
+use plimsoll_service::ops::ServeError;
+
+/// An error that waiting does not mend.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// HTTP could not be served.
+    #[error("failed to serve the health endpoints")]
+    Http(#[from] ServeError),
+    /// The broker's address or credentials are wrong.
+    #[error("failed to connect to the broker")]
+    Connect(#[from] ConnectError),
+    /// The lake can't be used.
+    #[error("failed to open the lake")]
+    Lake(#[from] LakeError),
+    /// The group could not be joined.
+    #[error("failed to join the group of ingest members")]
+    Group(#[from] DeclareError),
+}

@@ -1,0 +1,41 @@
+//! The `plimsoll-ingest` binary.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use plimsoll_ingest::IngestConfig;
+use plimsoll_service::launch::{CommonArgs, launch};
+
+/// Moves samples from the stream into the lake, each exactly once
+///
+/// Run as many as you like: members share the stream's partitions, and one that dies is replaced within 10 seconds.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll-ingest", version, after_help = CONFIGURATION)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+const CONFIGURATION: &str = "\
+Configuration (a TOML key, and the variable that overrides it):
+  http             PLIMSOLL_INGEST__HTTP             Address of /healthz, /readyz, /metrics  [127.0.0.1:9301]
+  commit_interval  PLIMSOLL_INGEST__COMMIT_INTERVAL  Longest time until a sample is committed  [60s]
+  commit_rows      PLIMSOLL_INGEST__COMMIT_ROWS      Rows at which a commit is due earlier  [200000]
+  commit_bytes     PLIMSOLL_INGEST__COMMIT_BYTES     Bytes of messages at which a commit is due earlier  [268435456]
+  [nats]
+  url              PLIMSOLL_NATS__URL                Addresses of the broker  [nats://127.0.0.1:4222]
+  user, password, password_file, credentials_file    PLIMSOLL_NATS__USER, …
+  replicas         PLIMSOLL_NATS__REPLICAS           Replicas of streams created by this service  [1]
+  [lake]
+  catalog          PLIMSOLL_LAKE__CATALOG            sqlite:<file> or postgres:<connection string>  [sqlite:./data/lake/catalog.sqlite]
+  catalog_password, catalog_password_file            PLIMSOLL_LAKE__CATALOG_PASSWORD, …
+  data_path        PLIMSOLL_LAKE__DATA_PATH          Folder or s3://bucket/prefix/  [./data/lake/data]
+  memory_limit     PLIMSOLL_LAKE__MEMORY_LIMIT       Most memory that DuckDB takes  [1GB]
+  extensions_dir   PLIMSOLL_LAKE__EXTENSIONS_DIR     Folder of the DuckDB extensions
+  [lake.s3]
+  endpoint, access_key_id, secret_access_key, region, use_ssl, url_style    PLIMSOLL_LAKE__S3__ENDPOINT, …";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    launch::<IngestConfig, _, _>("ingest", &["nats", "lake"], &args.common, plimsoll_ingest::run)
+}
