@@ -1,0 +1,53 @@
+//! `GET /ws/live`: samples as they arrive, by WebSocket.
+
+use axum::{
+    extract::{State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
+    http::{HeaderMap, Uri, header},
+    response::Response,
+};
+
+use crate::{
+    app::App,
+    live::{
+        connection::LiveConnection,
+        filter::{EXPECTED_GLOBS, LiveFilter, parse_globs},
+    },
+    params::Params,
+    problem::ApiError,
+};
+
+/// Most bytes of a message from the peer, who has nothing to say.
+const MAX_MESSAGE: usize = 4096;
+
+/// Opens a live connection.
+pub async fn open(
+    State(app): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let mut params = Params::of(&uri);
+    let hosts = params.optional("hosts", EXPECTED_GLOBS, parse_globs);
+    let measurements = params.optional("measurements", EXPECTED_GLOBS, parse_globs);
+    params.finish()?;
+    let upgrade = upgrade.map_err(|_| ApiError::not_websocket())?;
+    if !same_origin(&headers) {
+        return Err(ApiError::foreign_origin());
+    }
+    let connection = LiveConnection {
+        batches: app.live.subscribe(),
+        filter: LiveFilter::new(hosts, measurements),
+        metrics: app.metrics.clone(),
+        shutdown: app.shutdown.clone(),
+    };
+    let connections = app.connections.clone();
+    Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| connections.track_future(connection.run(socket))))
+}
+
+/// Whether the request comes from a page of this host, or from no page: browsers let any page open a WebSocket anywhere.
+fn same_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let text = |value: &axum::http::HeaderValue| value.to_str().map(str::to_owned).ok();
+    let origin = text(origin).and_then(|origin| Some(origin.split_once("://")?.1.to_owned()));
+    origin.is_some() && origin == headers.get(header::HOST).and_then(text)
+}
