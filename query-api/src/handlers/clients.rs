@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn a_host_is_online_for_three_heartbeats() {
         let host = HostId::parse("h").expect("host");
-        let online = |record: Option<HostRecord>, age| client(host.clone(), 1_000_000, record, 1_000_000 + age).online;
+        let online =
+            |record: Option<HostRecord>, age: i64| client(host.clone(), 1_000_000, record, 1_000_000 + age).online;
         assert!(online(None, 90_000) && !online(None, 90_001));
         let record = HostRecord {
             host: host.clone(),

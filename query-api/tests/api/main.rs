@@ -1,0 +1,8 @@
+//! The service as its users see it: a real broker, a real lake, real HTTP and WebSocket clients.
+
+mod faults;
+mod harness;
+mod live;
+mod parameters;
+mod queries;
+mod rules;
