@@ -37,7 +37,7 @@ const PULL_MESSAGES: usize = 1000;
 /// Pause before a reader tries again after the broker refused or vanished.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a reader that has had no message yet looks whether another client gets them.
-const CHECK: Duration = Duration::from_secs(2);
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Where a partition's reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +184,7 @@ enum SessionError {
 }
 
 /// Why a session ended without an error.
+#[derive(Debug)]
 enum SessionEnd {
     /// The reader is to stop.
     Stop,
@@ -202,7 +203,9 @@ impl<S: StartSource> PartitionReader<S> {
     /// Reads until `stop`, then gives the partition back to the broker.
     pub async fn run(mut self, events: mpsc::Sender<ReaderEvent>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.session(&events, &stop).await {
+            let end = self.session(&events, &stop).await;
+            tracing::debug!(group = self.group, partition.id = %self.partition, end = ?end.as_ref().ok(), "a session ended");
+            match end {
                 Ok(SessionEnd::Stop) => break,
                 Ok(SessionEnd::Lost) => continue,
                 Ok(SessionEnd::Busy) => {}
@@ -243,6 +246,7 @@ impl<S: StartSource> PartitionReader<S> {
                 self.create(config).await?
             }
         };
+        tracing::debug!(group = self.group, partition.id = %self.partition, ?start, "waiting for the partition's messages");
         self.pull(consumer, incarnation, start, events, stop).await
     }
 
@@ -262,7 +266,8 @@ impl<S: StartSource> PartitionReader<S> {
             .messages()
             .await
             .map_err(|error| SessionError::Pull(error.into()))?;
-        let mut check = tokio::time::interval(CHECK);
+        let mut check = tokio::time::interval_at(tokio::time::Instant::now() + CHECK, CHECK);
+        let mut suspected = false;
         let mut started = false;
         let mut last = Sequence(0);
         loop {
@@ -274,9 +279,10 @@ impl<S: StartSource> PartitionReader<S> {
                     None => return Ok(SessionEnd::Lost),
                 },
                 _ = check.tick(), if !started => {
+                    // Somebody has had messages. They may be on their way to this reader: then the next round has read them.
                     let info = consumer.info().await.map_err(|error| SessionError::Pull(error.into()))?;
-                    if info.delivered.consumer_sequence > 0 && self.is_held_by_another(info) {
-                        return Ok(SessionEnd::Busy);
+                    if info.delivered.consumer_sequence > 0 && std::mem::replace(&mut suspected, true) {
+                        return Ok(SessionEnd::Lost);
                     }
                     continue;
                 }
@@ -292,6 +298,7 @@ impl<S: StartSource> PartitionReader<S> {
                     return Ok(SessionEnd::Lost);
                 }
                 started = true;
+                tracing::debug!(group = self.group, partition.id = %self.partition, stream.seq = %sequence, "reading the partition");
                 let event = ReaderEvent::Started { partition: self.partition, incarnation };
                 if events.send(event).await.is_err() {
                     return Ok(SessionEnd::Stop);
