@@ -4,6 +4,7 @@
 //! partitions, stores each transition in `ALERT_STATE`, publishes it on `ALERTS` and queues it on `NOTIFY`, from which the
 //! [`notifier`] delivers it at least once.
 
+mod abandoned;
 pub mod backtest;
 pub mod config;
 pub mod error;

@@ -3,7 +3,8 @@
 //! A transition takes three steps, in this order:
 //!
 //! 1. The state is stored in `ALERT_STATE` by compare-and-set, with `announced: false`. Of two members that both believe
-//!    they own a series one loses here; a transition that is not newer than the stored one is dropped.
+//!    they own a series one loses here; a transition that is not newer than the stored one, or leads to the same
+//!    status, is dropped.
 //! 2. The transition is published on `ALERTS` and, for each channel of the rule, queued on `NOTIFY`. The `Nats-Msg-Id` is
 //!    made of the state's key, the time and the status, so that the broker takes a repeated message for the same one.
 //! 3. The state is stored with `announced: true`.
@@ -17,11 +18,12 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use plimsoll_nats::{
-    Client, Name, PartitionId,
+    Client, HostId, Name, PartitionId,
     alert::{AlertState, Notification, state_key},
     async_nats::jetstream::{
         kv::{self, UpdateErrorKind},
         message::PublishMessage,
+        stream::DirectGetErrorKind,
     },
     dead::chain,
     rule::{Channel, Rule},
@@ -120,6 +122,20 @@ impl Recorder {
         self.persist("failed to look for a rule, trying again", read).await
     }
 
+    /// When the broker stored the newest message of a measurement that it still holds, Unix ms.
+    pub async fn last_message_ms(&self, host: &HostId, measurement: &Name) -> Result<Option<i64>, Stopped> {
+        let stored = subject::stored(host, measurement);
+        let read = || async {
+            let stream = self.client.jetstream.get_stream_no_info(streams::METRICS).await?;
+            match stream.direct_get_last_for_subject(stored.as_str()).await {
+                Ok(message) => Ok(i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).ok()),
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        self.persist("failed to look for the last message, trying again", read).await
+    }
+
     /// Step 1. Returns the state that is stored and not announced, if there is one.
     async fn store(&self, key: &str, revision: &mut u64, state: AlertState) -> Result<Option<AlertState>, Stopped> {
         loop {
@@ -129,8 +145,9 @@ impl Recorder {
             let read = || async { Ok(self.states.entry(key).await?) };
             let entry = self.persist("failed to read an alert state, trying again", read).await?;
             *revision = entry.as_ref().map_or(0, |entry| entry.revision);
+            let (to, at_ms) = (state.transition.to, state.transition.at_ms);
             if let Some(stored) = entry.and_then(read_entry)
-                && stored.state.transition.at_ms >= state.transition.at_ms
+                && (stored.state.transition.at_ms >= at_ms || stored.state.transition.to == to)
             {
                 // Another member was here first, or the answer to this one's own update was lost.
                 return Ok((!stored.state.announced).then_some(stored.state));

@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    abandoned,
     evaluator::{Dropped, Evaluator, millis},
     metrics::Metrics,
     partition::Partition,
@@ -88,6 +89,7 @@ pub(crate) struct Worker {
     /// The stored states, while they are known to be as the bucket holds them.
     stored: Option<Arc<Vec<Stored>>>,
     connected_since: Option<Instant>,
+    looked_for_abandoned: Option<Instant>,
 }
 
 impl Worker {
@@ -109,6 +111,7 @@ impl Worker {
             changes: Vec::new(),
             stored: None,
             connected_since: None,
+            looked_for_abandoned: None,
         }
     }
 
@@ -136,7 +139,7 @@ impl Worker {
                     Err(_) => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    self.advance();
+                    self.advance().await?;
                     self.record().await?;
                     self.ack_all().await;
                 }
@@ -228,7 +231,7 @@ impl Worker {
     }
 
     /// Looks for series that have fallen silent, where it can be known.
-    fn advance(&mut self) {
+    async fn advance(&mut self) -> Result<(), Stopped> {
         let connected = self.client.is_connected();
         if connected {
             self.readiness.clear("broker");
@@ -237,7 +240,7 @@ impl Worker {
         }
         self.connected_since = connected.then(|| self.connected_since.unwrap_or_else(Instant::now));
         if self.connected_since.is_none_or(|since| since.elapsed() < GRACE) {
-            return;
+            return Ok(());
         }
         let now = now_ms();
         for (id, partition) in self.partitions.iter_mut().filter(|(_, partition)| partition.is_current(now)) {
@@ -245,6 +248,12 @@ impl Worker {
             partition.evaluator.advance(now, &mut changes);
             self.changes.extend(changes.into_iter().map(|state| (*id, state)));
         }
+        if self.looked_for_abandoned.is_none_or(|looked| looked.elapsed() >= abandoned::EVERY) {
+            self.looked_for_abandoned = Some(Instant::now());
+            let rules = self.rules.borrow().clone().unwrap_or_default();
+            self.changes.extend(abandoned::silent(&self.recorder, &rules, &self.partitions, now).await?);
+        }
+        Ok(())
     }
 
     /// Records the transitions at hand: those of a series in order, different series at the same time.

@@ -126,6 +126,29 @@ async fn a_vanished_series_is_no_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alert_whose_partition_is_never_read_again_is_no_data() {
+    let server = TestServer::start().await;
+    let (receiver, fleet) = (Receiver::start().await, Fleet::new(server.client().await));
+    let rule = rule("hot", &receiver);
+    fleet.put_rule(&rule).await;
+    let at_ms = support::now_ms() - 600_000;
+    let state = AlertState {
+        transition: support::transition(&rule, "web-1", Inactive, Firing, at_ms),
+        since_ms: Some(at_ms),
+        open: true,
+        announced: true,
+    };
+    fleet.put_state(&state).await;
+    let worker = RunningWorker::start(&server);
+    eventually("no data", LIMIT, async || (!receiver.statuses().is_empty()).then_some(())).await;
+    assert_eq!(receiver.statuses(), ["no_data"]);
+    assert_eq!(receiver.bodies()[0]["at_ms"], at_ms + 60_000);
+    fleet.feed_until("web-1", 99.0, async || receiver.statuses().len() == 2).await;
+    assert_eq!(receiver.statuses()[1], "firing");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_fails_at_first_is_tried_again() {
     let server = TestServer::start().await;
     let (receiver, fleet) = (Receiver::start().await, Fleet::new(server.client().await));
@@ -211,7 +234,7 @@ async fn the_broker_partitions_hosts_as_the_contract_says() {
     for n in 0..40 {
         let host = support::host(&format!("Web_{n}-{}", n * n));
         fleet.sample(&host, 1.0).await;
-        let stored = format!("plimsoll.p.{}.{host}.cpu", subject::partition_of(&host));
+        let stored = subject::stored(&host, &support::name("cpu"));
         let stream = fleet.client.jetstream.get_stream(streams::METRICS).await.unwrap();
         stream.direct_get_last_for_subject(stored).await.unwrap();
     }

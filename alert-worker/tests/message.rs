@@ -42,17 +42,36 @@ fn transition(from: AlertStatus, to: AlertStatus, value: Option<f64>) -> Transit
 fn messages_read_well() {
     use AlertStatus::{Firing, Inactive, NoData, Resolved};
     let fires = transition(Inactive, Firing, Some(97.2));
-    insta::assert_snapshot!(message(&fires, &rule()), @"");
+    insta::assert_snapshot!(message(&fires, &rule()), @"cpu_high is firing on web-1 {core=total}: usage_percent avg over 1m is 97.2, above 90");
     let last = Rule { aggregate: Aggregate::Last, ..rule() };
-    insta::assert_snapshot!(message(&transition(Firing, Resolved, Some(90.0)), &last), @"");
+    insta::assert_snapshot!(message(&transition(Firing, Resolved, Some(90.0)), &last), @"cpu_high is resolved on web-1 {core=total}: usage_percent is 90, not above 90");
     let mut bare = transition(Firing, NoData, None);
     bare.series.tags.clear();
-    insta::assert_snapshot!(message(&bare, &rule()), @"");
+    insta::assert_snapshot!(message(&bare, &rule()), @"cpu_high has no data from web-1: usage_percent silent for more than 1m, it was firing");
 }
 
 #[test]
 fn the_body_is_the_transition_and_more() {
     let fires = transition(AlertStatus::Inactive, AlertStatus::Firing, Some(97.2));
     let text = message(&fires, &rule());
-    insta::assert_json_snapshot!(Body::new(&fires, &text), @"");
+    insta::assert_json_snapshot!(Body::new(&fires, &text), @r#"
+    {
+      "event": "alert",
+      "message": "cpu_high is firing on web-1 {core=total}: usage_percent avg over 1m is 97.2, above 90",
+      "rule": "cpu_high",
+      "host": "web-1",
+      "tags": {
+        "core": "total"
+      },
+      "measurement": "cpu",
+      "field": "usage_percent",
+      "from": "inactive",
+      "to": "firing",
+      "at_ms": 1790000000000,
+      "value": 97.2,
+      "threshold": 90.0,
+      "severity": "critical",
+      "description": "The processor is busy"
+    }
+    "#);
 }

@@ -43,6 +43,12 @@ pub fn stored_filter(host: &HostId, measurement: &Name) -> String {
     format!("plimsoll.p.*.{host}.{measurement}")
 }
 
+/// The subject that the stream stores a batch under: `plimsoll.p.<partition>.<host>.<measurement>`.
+#[must_use]
+pub fn stored(host: &HostId, measurement: &Name) -> String {
+    format!("plimsoll.p.{}.{host}.{measurement}", partition_of(host))
+}
+
 /// The subject of an alert transition: `plimsoll.alerts.<rule>.<host>`.
 #[must_use]
 pub fn alert(rule: &str, host: &HostId) -> String {
