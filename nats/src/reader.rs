@@ -15,7 +15,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy, PullConsumer, pull},
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -270,10 +270,17 @@ impl<S: StartSource> PartitionReader<S> {
         let mut suspected = false;
         let mut started = false;
         let mut last = Sequence(0);
+        let mut left = PULL_MESSAGES;
         loop {
             let message = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(SessionEnd::Stop),
+                () = stop.cancelled() => match arrived(&mut messages).filter(|_| started && left > 0) {
+                    Some(message) => {
+                        left -= 1;
+                        message
+                    }
+                    None => return Ok(SessionEnd::Stop),
+                },
                 message = messages.next() => match message {
                     Some(message) => message.map_err(|error| SessionError::Pull(error.into()))?,
                     None => return Ok(SessionEnd::Lost),
@@ -314,10 +321,8 @@ impl<S: StartSource> PartitionReader<S> {
             last = sequence;
             let partition = self.partition;
             let stored = StoredMessage { partition, incarnation, sequence, stored_ms, pending, message };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(SessionEnd::Stop),
-                sent = events.send(ReaderEvent::Message(stored)) => if sent.is_err() { return Ok(SessionEnd::Stop) },
+            if events.send(ReaderEvent::Message(stored)).await.is_err() {
+                return Ok(SessionEnd::Stop);
             }
         }
     }
@@ -400,6 +405,11 @@ fn begins_at(info: &Info, wanted: &pull::Config) -> bool {
         (existing, wanted) => existing == wanted,
     };
     info.delivered.consumer_sequence == 0 && same_start
+}
+
+/// The next message, if it has arrived already: a reader that stops takes it along.
+fn arrived(messages: &mut pull::Stream) -> Option<jetstream::Message> {
+    messages.next().now_or_never()??.ok()
 }
 
 fn pin_of(message: &jetstream::Message) -> Option<String> {

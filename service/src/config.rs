@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use figment::{
     Figment,
-    providers::{Env, Format, Toml},
+    providers::{Env, Format, Serialized, Toml},
 };
 use serde::de::DeserializeOwned;
 
@@ -46,13 +46,29 @@ pub fn load<C: DeserializeOwned + Validate>(
     sections: &[&str],
     file: Option<&Path>,
 ) -> Result<C, ConfigError> {
-    let config: C = extract(figment(service, sections, file)?)?;
+    load_over(&[], service, sections, file)
+}
+
+/// Like [`load`], over defaults by dotted key that the type itself does not know.
+pub fn load_over<C: DeserializeOwned + Validate>(
+    defaults: &[(&str, &str)],
+    service: &str,
+    sections: &[&str],
+    file: Option<&Path>,
+) -> Result<C, ConfigError> {
+    let defaults =
+        defaults.iter().fold(Figment::new(), |figment, (key, value)| figment.merge(Serialized::default(key, value)));
+    let config: C = extract(figment(defaults, service, sections, file)?)?;
     let problems = config.problems();
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
 }
 
-fn figment(service: &str, sections: &[&str], file: Option<&Path>) -> Result<Figment, ConfigError> {
-    let mut figment = Figment::new();
+fn figment(
+    mut figment: Figment,
+    service: &str,
+    sections: &[&str],
+    file: Option<&Path>,
+) -> Result<Figment, ConfigError> {
     if let Some(path) = file {
         if !path.is_file() {
             return Err(ConfigError::Missing { path: path.to_owned() });
