@@ -6,7 +6,7 @@ use duckdb::{Row, params_from_iter};
 use plimsoll_nats::{Name, batch::FieldType};
 use serde::Serialize;
 
-use super::{QueryError, Value, source::Source, value};
+use super::{QueryError, Selection, Value, source::Source, value};
 use crate::{LakeError, error::Context, sql::ident};
 
 /// A field of a series over the selected time.
@@ -48,25 +48,81 @@ pub struct Summary {
 }
 
 /// Columns of a field in the result.
-const COLUMNS: usize = 9;
+const COLUMNS: usize = 8;
+
+/// The statistics of a field, without its last value.
+struct Found {
+    count: u64,
+    last_time_ms: i64,
+    summary: Option<Summary>,
+}
 
 /// Reads the statistics; a field without a value is left out.
+///
+/// Last values come from a second look at the time since the earliest of the last times: comparing times row by row over the
+/// whole interval would take as long as all else together.
 pub(super) fn read(source: &Source<'_>, fields: Option<&[Name]>) -> Result<Vec<FieldStats>, QueryError> {
     let fields = source.fields(fields)?;
-    let (condition, parameters) = source.selection.condition();
-    let sql = sql(source, &fields, &condition);
-    let mut statement = source.connection.prepare(&sql).context("prepare statistics")?;
-    let mut rows = statement.query(params_from_iter(parameters)).context("compute statistics")?;
-    let tags: Vec<&Name> = source.table.tags().collect();
+    let found = read_found(source, &fields)?;
+    let since = found.iter().flat_map(|(_, row)| row).flatten().map(|found| found.last_time_ms).min();
+    let Some(since) = since else { return Ok(Vec::new()) };
+    let mut last = read_last(source, &fields, since)?;
     let mut stats = Vec::new();
-    while let Some(row) = rows.next().context("read statistics")? {
-        let series = series(row, &tags)?;
-        for (index, (field, field_type)) in fields.iter().enumerate() {
-            let first = tags.len() + index * COLUMNS;
-            stats.extend(field_stats(row, first, &series, field, *field_type)?);
+    for (tags, row) in found {
+        let mut values = last.remove(&tags).unwrap_or_default().into_iter();
+        for ((field, field_type), found) in fields.iter().zip(row) {
+            let (Some(Some(last)), Some(Found { count, last_time_ms, summary })) = (values.next(), found) else {
+                continue;
+            };
+            let (tags, field, field_type) = (tags.clone(), field.clone(), *field_type);
+            stats.push(FieldStats { tags, field, field_type, count, summary, last, last_time_ms });
         }
     }
     Ok(stats)
+}
+
+type Series = BTreeMap<Name, String>;
+
+fn read_found(
+    source: &Source<'_>,
+    fields: &[(Name, FieldType)],
+) -> Result<Vec<(Series, Vec<Option<Found>>)>, LakeError> {
+    let (condition, parameters) = source.selection.condition();
+    let mut statement = source.connection.prepare(&sql(source, fields, &condition)).context("prepare statistics")?;
+    let mut rows = statement.query(params_from_iter(parameters)).context("compute statistics")?;
+    let tags: Vec<&Name> = source.table.tags().collect();
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().context("read statistics")? {
+        let fields = fields.iter().enumerate();
+        let values = fields.map(|(index, (_, kind))| field_found(row, tags.len() + index * COLUMNS, *kind));
+        found.push((series(row, &tags)?, values.collect::<Result<_, _>>()?));
+    }
+    Ok(found)
+}
+
+/// The last value of each field of each series, where that is not before `since_ms`.
+fn read_last(
+    source: &Source<'_>,
+    fields: &[(Name, FieldType)],
+    since_ms: i64,
+) -> Result<BTreeMap<Series, Vec<Option<Value>>>, LakeError> {
+    let (condition, parameters) = Selection { from_ms: since_ms, ..source.selection.clone() }.condition();
+    let values: Vec<String> = fields
+        .iter()
+        .map(|(field, kind)| format!("arg_max({}, ts)", value::expression(&ident(field), *kind)))
+        .collect();
+    let (tag_list, values, relation) = (tag_list(source), values.join(", "), source.relation());
+    let sql = format!("SELECT {tag_list}{values} FROM {relation} WHERE {condition} GROUP BY ALL");
+    let mut statement = source.connection.prepare(&sql).context("prepare last values")?;
+    let mut rows = statement.query(params_from_iter(parameters)).context("find last values")?;
+    let tags: Vec<&Name> = source.table.tags().collect();
+    let mut last = BTreeMap::new();
+    while let Some(row) = rows.next().context("read last values")? {
+        let fields = fields.iter().enumerate();
+        let values = fields.map(|(index, (_, kind))| value::get(row, tags.len() + index, *kind));
+        last.insert(series(row, &tags)?, values.collect::<Result<_, _>>()?);
+    }
+    Ok(last)
 }
 
 /// The tags of a result's row, which come first.
@@ -92,18 +148,17 @@ fn sql(source: &Source<'_>, fields: &[(Name, FieldType)], condition: &str) -> St
         let column = ident(field);
         let value = value::expression(&column, *field_type);
         inner.push_str(&format!(
-            "count({column}) AS c{index}, arg_max({value}, ts) AS l{index}, \
-             epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL)) AS t{index}, "
+            "count({column}) AS c{index}, epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL)) AS t{index}, "
         ));
         if *field_type == FieldType::Text {
-            outer.push_str(&format!("c{index}, l{index}, t{index}, NULL, NULL, NULL, NULL, NULL, NULL, "));
+            outer.push_str(&format!("c{index}, t{index}, NULL, NULL, NULL, NULL, NULL, NULL, "));
         } else {
             inner.push_str(&format!(
                 "min({value}) AS a{index}, max({value}) AS z{index}, avg({value}) AS m{index}, \
                  quantile_cont({value}::DOUBLE, [0.5, 0.95, 0.99]) AS q{index}, "
             ));
             outer.push_str(&format!(
-                "c{index}, l{index}, t{index}, a{index}, z{index}, m{index}, q{index}[1], q{index}[2], q{index}[3], "
+                "c{index}, t{index}, a{index}, z{index}, m{index}, q{index}[1], q{index}[2], q{index}[3], "
             ));
         }
     }
@@ -113,20 +168,12 @@ fn sql(source: &Source<'_>, fields: &[(Name, FieldType)], condition: &str) -> St
     )
 }
 
-fn field_stats(
-    row: &Row<'_>,
-    first: usize,
-    series: &BTreeMap<Name, String>,
-    field: &Name,
-    field_type: FieldType,
-) -> Result<Option<FieldStats>, LakeError> {
-    let count = row.get::<_, i64>(first).context("read a count")?;
-    let last = value::get(row, first + 1, field_type)?;
-    let last_time_ms = row.get::<_, Option<i64>>(first + 2).context("read a time")?;
-    let (Some(last), Some(last_time_ms)) = (last, last_time_ms) else { return Ok(None) };
-    let summary = if field_type == FieldType::Text { None } else { summary(row, first + 3, field_type)? };
-    let (tags, field) = (series.clone(), field.clone());
-    Ok(Some(FieldStats { tags, field, field_type, count: count.unsigned_abs(), summary, last, last_time_ms }))
+fn field_found(row: &Row<'_>, first: usize, field_type: FieldType) -> Result<Option<Found>, LakeError> {
+    let count = row.get::<_, i64>(first).context("read a count")?.unsigned_abs();
+    let last_time_ms = row.get::<_, Option<i64>>(first + 1).context("read a time")?;
+    let Some(last_time_ms) = last_time_ms else { return Ok(None) };
+    let summary = if field_type == FieldType::Text { None } else { summary(row, first + 2, field_type)? };
+    Ok(Some(Found { count, last_time_ms, summary }))
 }
 
 fn summary(row: &Row<'_>, first: usize, field_type: FieldType) -> Result<Option<Summary>, LakeError> {
