@@ -128,7 +128,9 @@ pub enum UpError {
 
 /// Reads the configuration: defaults that follow from the flags, then file and variables, then flags. Fails on anything wrong.
 pub fn configure(args: &UpArgs) -> Result<UpConfig, ConfigError> {
-    let lake = LakeConfig::embedded(&args.data_dir.join("lake"));
+    // Absolute, since the catalog remembers it for readers that are started elsewhere.
+    let data_dir = std::path::absolute(&args.data_dir).unwrap_or_else(|_| args.data_dir.clone());
+    let lake = LakeConfig::embedded(&data_dir.join("lake"));
     let defaults = [("lake.catalog", lake.catalog.as_str()), ("lake.data_path", lake.data_path.as_str())];
     let sections = ["agent", "ingest", "alert_worker", "query_api", "nats", "lake"];
     let mut config: UpConfig = config::load_over(&defaults, "up", &sections, args.common.config.as_deref())?;

@@ -68,6 +68,12 @@ impl LakeConfig {
         problems
     }
 
+    /// Whether catalog and files lie in one folder, as [`LakeConfig::embedded`] places them.
+    pub(crate) fn is_embedded(&self) -> bool {
+        let beside = self.sqlite_file().and_then(Path::parent).map(|folder| folder.join("data"));
+        beside.is_some_and(|beside| beside == Path::new(&self.data_path))
+    }
+
     pub(crate) fn sqlite_file(&self) -> Option<&Path> {
         self.catalog.strip_prefix("sqlite:").map(Path::new)
     }

@@ -107,6 +107,10 @@ impl Lake {
             options.push("META_JOURNAL_MODE 'WAL'".to_owned());
             options.push(format!("META_BUSY_TIMEOUT {}", config.busy_timeout_ms));
         }
+        if config.is_embedded() {
+            // The catalog remembers where the files were when it was made; an embedded lake may have been moved since.
+            options.push("OVERRIDE_DATA_PATH true".to_owned());
+        }
         if access == Access::Read {
             options.push("READ_ONLY".to_owned());
         }

@@ -111,6 +111,22 @@ fn reopening_finds_the_same_lake() {
 }
 
 #[test]
+fn a_moved_folder_is_the_same_lake() {
+    let dir = TempDir::new().expect("a folder");
+    let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+    let writer = LakeWriter::open(&LakeConfig::embedded(&before)).expect("opens");
+    writer.commit(&set(0, LIFE, 1, vec![integers("cpu", &[NOW_MS])])).expect("commits");
+    drop(writer);
+    std::fs::rename(&before, &after).expect("moves");
+    let writer = LakeWriter::open(&LakeConfig::embedded(&after)).expect("opens");
+    writer.commit(&set(0, LIFE, 2, vec![integers("cpu", &[NOW_MS + 1])])).expect("commits");
+    let sql = "SELECT count(*) FROM lake.cpu";
+    let rows: i64 = writer.lake().connection().query_row(sql, [], |row| row.get(0)).expect("reads");
+    assert_eq!(rows, 2);
+    assert!(!before.exists(), "nothing is written where the lake was");
+}
+
+#[test]
 fn two_writers_of_one_partition_store_each_row_once() {
     let lake = TestLake::new();
     let sets: Vec<CommitSet> = (0..10)
