@@ -179,12 +179,13 @@ impl LakeReader {
         &self,
         tail: &Arc<Tail>,
         selection: Selection,
-        read: impl Fn(&Source<'_>) -> Result<T, QueryError> + Clone + Send + 'static,
-    ) -> Result<Answer<T>, QueryError> {
+        read: impl Fn(&Source<'_>) -> Result<Vec<T>, QueryError> + Clone + Send + 'static,
+    ) -> Result<Answer<Vec<T>>, QueryError> {
         self.transaction(tail, move |snapshot, tail| {
             let source = snapshot.source(tail, &selection)?;
             let rows = read(&source)?;
-            Ok(Answer { complete: source.complete, host_known: source.host_known()?, rows })
+            let host_known = !rows.is_empty() || source.host_known()?;
+            Ok(Answer { complete: source.complete, host_known, rows })
         })
         .await
     }

@@ -43,7 +43,8 @@ pub async fn run(config: QueryApiConfig, shutdown: CancellationToken) -> Result<
     let ops = Ops::default();
     ops.readiness.fail("broker", "not connected yet");
     let connected = CancellationToken::new();
-    let waiting = ops::serve(share(&listener)?, ops.router(), connected.clone());
+    let meanwhile = ops.router().fallback(async || problem::ApiError::broker_away());
+    let waiting = ops::serve(share(&listener)?, meanwhile, connected.clone());
     let connect = async {
         let client = Client::connect(&config.nats, "plimsoll-query-api", &shutdown).await;
         connected.cancel();
@@ -89,7 +90,7 @@ pub async fn run_with(
         alerts: Arc::new(Mirror::new(streams::ALERT_STATE)),
         live: Arc::new(LiveHub::default()),
         metrics: Metrics::register(&ops),
-        shutdown: shutdown.clone(),
+        shutdown: shutdown.child_token(),
         connections: TaskTracker::new(),
     };
     let tasks = TaskTracker::new();
@@ -97,7 +98,7 @@ pub async fn run_with(
     tracing::info!(address = %listener.local_addr().map(|a| a.to_string()).unwrap_or_default(), "answering queries");
     let outcome = serve(listener, router::router(app.clone(), &ops), &shutdown).await;
     // Where serving broke off, nobody else tells the tasks to end.
-    shutdown.cancel();
+    app.shutdown.cancel();
     app.connections.close();
     tasks.close();
     let drained = async { tokio::join!(app.connections.wait(), tasks.wait()) };

@@ -2,10 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use axum::{extract::Query, http::Uri};
+use axum::{
+    extract::{FromRequestParts, Path, Query},
+    http::{Uri, request::Parts},
+};
 use plimsoll_nats::Name;
 
 use crate::problem::{ApiError, ParameterError};
+
+/// The one variable part of a path.
+#[derive(Debug)]
+pub struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = ApiError::unknown_path(parts.uri.path());
+        Path::from_request_parts(parts, state).await.map(|Path(text)| Self(text)).map_err(|_| unknown)
+    }
+}
 
 /// What a request's address says after the question mark.
 #[derive(Debug)]

@@ -104,3 +104,51 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const ENDLESS: &str = "SELECT sum(a.range * b.range) FROM range(10000000000) a, range(10000000000) b";
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn pool() -> Arc<Pool> {
+        let connection = Connection::open_in_memory().expect("opens");
+        Arc::new(Pool::new(Lake { connection }, NonZeroUsize::MIN))
+    }
+
+    fn endless(started: mpsc::Sender<()>) -> impl FnOnce(&Connection) -> Result<(), LakeError> {
+        move |connection| {
+            let _ = started.send(());
+            connection.execute_batch(ENDLESS).context("wait for ever")
+        }
+    }
+
+    async fn answers(pool: &Arc<Pool>) {
+        let one = |connection: &Connection| connection.execute_batch("SELECT 1").context("select 1");
+        pool.run(PATIENCE, one).await.expect("the only connection is free again");
+    }
+
+    #[tokio::test]
+    async fn a_query_that_nobody_waits_for_ends() {
+        let pool = pool();
+        let (started, begun) = mpsc::channel();
+        let query = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.run(PATIENCE * 10, endless(started)).await }
+        });
+        tokio::task::spawn_blocking(move || begun.recv()).await.expect("no panic").expect("begins");
+        query.abort();
+        answers(&pool).await;
+    }
+
+    #[tokio::test]
+    async fn a_query_ends_at_its_limit() {
+        let pool = pool();
+        let outcome = pool.run(Duration::from_millis(50), endless(mpsc::channel().0)).await;
+        assert!(matches!(outcome, Err(LakeError::Interrupted)), "{outcome:?}");
+        answers(&pool).await;
+    }
+}

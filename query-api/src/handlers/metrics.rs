@@ -2,11 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::Uri,
-};
+use axum::{Json, extract::State, http::Uri};
 use plimsoll_lake::query::{PointSeries, Points, PointsQuery, Selection};
 use plimsoll_nats::{HostId, Name};
 use serde::Serialize;
@@ -14,7 +10,7 @@ use serde::Serialize;
 use super::{EXPECTED_FIELDS, EXPECTED_MEASUREMENT, interval::Interval, parse_fields, parse_host, unit};
 use crate::{
     app::App,
-    params::Params,
+    params::{Params, Segment},
     problem::ApiError,
     times::{EXPECTED_DURATION, parse_duration},
 };
@@ -52,7 +48,7 @@ struct Request {
 }
 
 /// Answers with the points of a host's measurement.
-pub async fn read(State(app): State<App>, Path(host): Path<String>, uri: Uri) -> Result<Json<MetricsAnswer>, ApiError> {
+pub async fn read(State(app): State<App>, Segment(host): Segment, uri: Uri) -> Result<Json<MetricsAnswer>, ApiError> {
     let Request { measurement, interval, query, tags } = parse(&uri)?;
     let host = parse_host(&host)?;
     let selection = Selection {

@@ -6,7 +6,7 @@ use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKi
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    params::Params,
+    params::{Params, Segment},
     problem::{ApiError, ParameterError},
 };
 
@@ -43,7 +43,7 @@ pub async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError
 }
 
 /// Answers with a rule.
-pub async fn read(State(app): State<App>, Path(name): Path<String>, uri: Uri) -> Result<Response, ApiError> {
+pub async fn read(State(app): State<App>, Segment(name): Segment, uri: Uri) -> Result<Response, ApiError> {
     Params::of(&uri).finish()?;
     let name = parse_name(&name)?;
     match stored(&open(&app).await?, &name).await? {
@@ -70,7 +70,7 @@ pub async fn create(State(app): State<App>, uri: Uri, headers: HeaderMap, body: 
 /// Creates or replaces a rule.
 pub async fn replace(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -106,7 +106,7 @@ pub async fn replace(
 /// Deletes a rule.
 pub async fn delete(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {

@@ -1,16 +1,17 @@
 //! `GET /api/stats/{host}`: statistics.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::Uri,
-};
+use axum::{Json, extract::State, http::Uri};
 use plimsoll_lake::query::{FieldStats, Selection};
 use plimsoll_nats::{HostId, Name};
 use serde::Serialize;
 
 use super::{EXPECTED_FIELDS, EXPECTED_MEASUREMENT, interval::Interval, parse_fields, parse_host, unit};
-use crate::{app::App, params::Params, problem::ApiError, times::rfc3339};
+use crate::{
+    app::App,
+    params::{Params, Segment},
+    problem::ApiError,
+    times::rfc3339,
+};
 
 /// The statistics of a host's measurement.
 #[derive(Debug, Serialize)]
@@ -32,7 +33,7 @@ struct SeriesAnswer {
 }
 
 /// Answers with the statistics of a host's measurement.
-pub async fn read(State(app): State<App>, Path(host): Path<String>, uri: Uri) -> Result<Json<StatsAnswer>, ApiError> {
+pub async fn read(State(app): State<App>, Segment(host): Segment, uri: Uri) -> Result<Json<StatsAnswer>, ApiError> {
     let mut params = Params::of(&uri);
     let measurement = params.required("measurement", EXPECTED_MEASUREMENT, |text| Name::parse(text).ok());
     let fields = params.optional("field", EXPECTED_FIELDS, parse_fields);

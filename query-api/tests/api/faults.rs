@@ -31,16 +31,18 @@ async fn the_broker_may_restart() {
     assert_eq!(response.headers()["retry-after"], "2");
     problem(response, 503).await;
     harness.broker.start_again().await;
+    eventually("complete answers", PATIENCE, async || {
+        let stats = harness.json("/api/stats/web-1?measurement=cpu").await;
+        assert_eq!(stats["series"][0]["count"], 3, "nothing vanishes while it catches up");
+        (stats["complete"] == true).then_some(())
+    })
+    .await;
     harness.ready().await;
     harness.client = harness.broker.client().await;
     harness.publish(&harness.cpu("web-1", 3)).await;
     harness.counted(4).await;
     harness.commit().await;
     harness.counted(4).await;
-    eventually("complete answers", PATIENCE, async || {
-        (harness.json("/api/stats/web-1?measurement=cpu").await["complete"] == true).then_some(())
-    })
-    .await;
     harness.stop().await;
 }
 
@@ -98,6 +100,7 @@ async fn without_a_broker_the_service_waits_and_says_so() {
     let ready =
         eventually("an answer", PATIENCE, async || reqwest::get(format!("http://{port}/readyz")).await.ok()).await;
     assert_eq!(ready.status().as_u16(), 503);
+    problem(reqwest::get(format!("http://{port}/api/clients")).await.expect("an answer"), 503).await;
     shutdown.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(10), service).await.expect("in time").expect("no panic");
     assert!(matches!(ended, Ok::<(), QueryApiError>(())));

@@ -35,7 +35,7 @@ pub struct Harness {
     pub client: Client,
     pub lake: LakeConfig,
     pub url: String,
-    /// A time that tests count from, five minutes ago in whole seconds.
+    /// A time that tests count from, about five minutes ago and on a whole minute, so that buckets fall alike.
     pub base_ms: i64,
     pub service: JoinHandle<Result<(), QueryApiError>>,
     pub shutdown: CancellationToken,
@@ -68,7 +68,7 @@ impl Harness {
         let own = broker.client().await;
         let service =
             tokio::spawn(plimsoll_query_api::run_with(config, own, Ops::default(), listener, shutdown.clone()));
-        let base_ms = (now_ms() / 1000 - 300) * 1000;
+        let base_ms = (now_ms() / 60_000 - 5) * 60_000;
         let http = reqwest::Client::new();
         Self { broker, client, lake, url, base_ms, service, shutdown, http, writer: None, _dir: dir }
     }

@@ -65,6 +65,7 @@ async fn what_does_not_exist_is_404() {
         ("/api/rules/nothing", "unknown-rule"),
         ("/api/rules/NOT-A-NAME", "unknown-rule"),
         ("/api/nothing", "unknown-path"),
+        ("/api/stats/%ff?measurement=cpu", "unknown-path"),
     ] {
         let problem = harness.problem(path, 404).await;
         assert_eq!(problem["type"], format!("urn:plimsoll:problem:{kind}"), "{path}");
