@@ -34,6 +34,10 @@ impl Schedule {
     /// What to do at `now_ms`, in Unix ms. A tick that it says to take counts as taken.
     pub fn decide(&mut self, now_ms: i64) -> Decision {
         let tick = now_ms - now_ms.rem_euclid(self.interval_ms);
+        if self.last.is_none() && now_ms > tick {
+            // It began before this schedule: an agent that ran before this one may have taken it.
+            self.last = Some(tick);
+        }
         let on_time = now_ms - tick < (self.interval_ms + 1) / 2;
         if on_time && self.is_due(tick, now_ms) {
             self.last = Some(tick);
@@ -80,6 +84,13 @@ mod tests {
         assert_eq!(schedule.decide(11_002), Decision::Take(11_000));
         assert_eq!(schedule.decide(11_003), sleep(997));
         assert_eq!(schedule.decide(12_000), Decision::Take(12_000));
+    }
+
+    #[test]
+    fn a_tick_that_began_before_the_schedule_is_left_out() {
+        let mut schedule = Schedule::new(Duration::from_secs(1));
+        assert_eq!(schedule.decide(11_050), sleep(950));
+        assert_eq!(schedule.decide(12_001), Decision::Take(12_000));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::{
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use plimsoll_lake::{Access, Lake, LakeConfig};
@@ -27,21 +27,27 @@ async fn samples_can_be_queried_at_once_and_grow_by_one_a_second() {
     let first = up.count(&host, "load", "load1").await;
     assert!(first >= 1);
     let started = Instant::now();
-    eventually("five more samples", LIMIT, async || (up.count(&host, "load", "load1").await >= first + 5).then_some(())).await;
+    eventually("five more samples", LIMIT, async || {
+        (up.count(&host, "load", "load1").await >= first + 5).then_some(())
+    })
+    .await;
     let seconds = started.elapsed().as_secs_f64();
     let grown = (up.count(&host, "load", "load1").await - first) as f64;
     assert!((grown - seconds).abs() <= 2.0, "{grown} samples in {seconds} s");
 
     let stats = up.get(&format!("/api/stats/{host}?measurement=cpu&from=-5m")).await;
     assert_eq!(stats["complete"], true);
-    let fields: Vec<&str> = stats["series"].as_array().expect("series").iter().filter_map(|s| s["field"].as_str()).collect();
+    let fields: Vec<&str> =
+        stats["series"].as_array().expect("series").iter().filter_map(|s| s["field"].as_str()).collect();
     assert!(fields.contains(&"usage_percent") && fields.contains(&"iowait_percent"), "{fields:?}");
     for measurement in ["cpu", "memory", "load", "filesystem", "diskio", "network"] {
         let answer = get(&format!("{}/api/stats/{host}?measurement={measurement}&from=-5m", up.http)).await;
         let answer = answer.unwrap_or_else(|error| panic!("{measurement}: {error}"));
         assert!(!answer["series"].as_array().expect("series").is_empty(), "{measurement}");
     }
-    assert!(get(&format!("{}/api/stats/nobody?measurement=cpu", up.http)).await.expect_err("unknown host").contains("404"));
+    assert!(
+        get(&format!("{}/api/stats/nobody?measurement=cpu", up.http)).await.expect_err("unknown host").contains("404")
+    );
     up.process.stop().await;
 }
 
@@ -177,13 +183,16 @@ async fn the_guides_sql_reads_the_lake_while_it_is_written() {
     let data = dir.path().join("data");
     let up = Up::start(&data, &[], &[("PLIMSOLL_INGEST__COMMIT_INTERVAL", "200ms")]).await;
     let host = up.host().await;
-    let folder = std::env::var("PLIMSOLL_DUCKDB_EXTENSIONS").expect("cargo's configuration, written by `make tools`, sets it");
+    let folder =
+        std::env::var("PLIMSOLL_DUCKDB_EXTENSIONS").expect("cargo's configuration, written by `make tools`, sets it");
     let sql = guide_block("sql")
         .replace("INSTALL ducklake;", &format!("LOAD '{folder}/ducklake.duckdb_extension';"))
         .replace("INSTALL sqlite;", &format!("LOAD '{folder}/sqlite_scanner.duckdb_extension';"));
-    let script = "import duckdb, sys\nfor row in duckdb.connect().execute(sys.argv[1]).fetchall(): print(*row, sep='|')";
+    let script =
+        "import duckdb, sys\nfor row in duckdb.connect().execute(sys.argv[1]).fetchall(): print(*row, sep='|')";
     let read = async || {
-        let output = Command::new(python()).args(["-c", script, &sql]).current_dir(dir.path()).output().expect("python runs");
+        let output =
+            Command::new(python()).args(["-c", script, &sql]).current_dir(dir.path()).output().expect("python runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut totals = text.lines().filter(|line| line.starts_with(&format!("{host}|total|")));
         totals.next().and_then(|line| line.split('|').nth(2)?.parse::<i64>().ok())
@@ -208,7 +217,10 @@ async fn the_services_run_alone_and_together_make_the_pipeline() {
         let version = Command::new(&binary).arg("--version").output().expect("runs");
         assert!(String::from_utf8_lossy(&version.stdout).starts_with(name), "{version:?}");
         let help = Command::new(&binary).arg("--help").output().expect("runs");
-        assert!(String::from_utf8_lossy(&help.stdout).contains("PLIMSOLL_NATS__URL"), "{name} --help names the variables");
+        assert!(
+            String::from_utf8_lossy(&help.stdout).contains("PLIMSOLL_NATS__URL"),
+            "{name} --help names the variables"
+        );
         let child = Command::new(&binary)
             .env("PLIMSOLL_LOG", "error")
             .env("PLIMSOLL_NATS__URL", broker.url())
@@ -219,7 +231,10 @@ async fn the_services_run_alone_and_together_make_the_pipeline() {
         Process(child.expect("starts"))
     };
     let address = |index: usize| format!("127.0.0.1:{}", ports[index]);
-    let lake = [("PLIMSOLL_LAKE__CATALOG", catalog), ("PLIMSOLL_LAKE__DATA_PATH", dir.path().join("lake/data").display().to_string())];
+    let lake = [
+        ("PLIMSOLL_LAKE__CATALOG", catalog),
+        ("PLIMSOLL_LAKE__DATA_PATH", dir.path().join("lake/data").display().to_string()),
+    ];
     let with_lake = |mut own: Vec<(&'static str, String)>| {
         own.extend(lake.iter().cloned());
         own
@@ -229,7 +244,10 @@ async fn the_services_run_alone_and_together_make_the_pipeline() {
         start("plimsoll-alert-worker", &[("PLIMSOLL_ALERT_WORKER__HTTP", address(1))]),
         start(
             "plimsoll-ingest",
-            &with_lake(vec![("PLIMSOLL_INGEST__HTTP", address(2)), ("PLIMSOLL_INGEST__COMMIT_INTERVAL", "200ms".to_owned())]),
+            &with_lake(vec![
+                ("PLIMSOLL_INGEST__HTTP", address(2)),
+                ("PLIMSOLL_INGEST__COMMIT_INTERVAL", "200ms".to_owned()),
+            ]),
         ),
         start("plimsoll-agent", &[("PLIMSOLL_AGENT__HOST", "lonely".to_owned())]),
     ];

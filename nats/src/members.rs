@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Client,
+    Client, NatsConfig,
     client::MemberId,
     streams::{self, DeclareError},
 };
@@ -31,6 +31,7 @@ pub const TIME_TO_LIVE: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub struct Membership {
     client: Client,
+    config: NatsConfig,
     bucket: kv::Store,
     group: String,
     member: MemberId,
@@ -39,10 +40,16 @@ pub struct Membership {
 
 impl Membership {
     /// Opens the bucket. The worker is announced once [`Membership::run`] does so.
-    pub async fn open(client: &Client, group: &str, member: MemberId) -> Result<Self, DeclareError> {
+    pub async fn open(
+        client: &Client,
+        config: &NatsConfig,
+        group: &str,
+        member: MemberId,
+    ) -> Result<Self, DeclareError> {
         let bucket = streams::bucket(client, streams::MEMBERS).await?;
         let members = watch::Sender::new(BTreeSet::new());
-        Ok(Self { client: client.clone(), bucket, group: group.to_owned(), member, members })
+        let (client, config) = (client.clone(), config.clone());
+        Ok(Self { client, config, bucket, group: group.to_owned(), member, members })
     }
 
     /// The members that are alive, this one included once it is announced.
@@ -61,6 +68,7 @@ impl Membership {
                 Ok(watch) => self.follow(watch, &mut seen, &shutdown).await,
                 Err(error) => {
                     tracing::warn!(error = %crate::dead::chain(&error), "failed to watch the members");
+                    self.restore().await;
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => {}
@@ -84,8 +92,13 @@ impl Membership {
                 biased;
                 () = shutdown.cancelled() => return,
                 _ = beat.tick() => {
-                    self.announce(seen).await;
+                    let announced = self.announce(seen).await;
                     self.publish(seen);
+                    if !announced {
+                        // A watch on a bucket that was made anew hears nothing: it is opened again.
+                        self.restore().await;
+                        return;
+                    }
                 }
                 entry = watch.next() => match entry {
                     Some(Ok(entry)) => self.note(&entry, seen),
@@ -99,7 +112,17 @@ impl Membership {
         }
     }
 
-    async fn announce(&self, seen: &mut BTreeMap<MemberId, Instant>) {
+    /// Declares the bucket again where a broker that was wiped has lost it.
+    async fn restore(&self) {
+        if self.client.is_connected()
+            && let Err(error) = streams::declare(&self.client, &self.config).await
+        {
+            tracing::warn!(error = %crate::dead::chain(&error), "failed to declare the members' bucket");
+        }
+    }
+
+    /// Sends a heartbeat. Returns false when the broker is there and refuses it.
+    async fn announce(&self, seen: &mut BTreeMap<MemberId, Instant>) -> bool {
         let subject = format!("$KV.{}.{}", streams::MEMBERS, self.key());
         let beat =
             PublishMessage::build().header(header::NATS_MESSAGE_TTL, TIME_TO_LIVE.as_secs().to_string().as_str());
@@ -107,9 +130,16 @@ impl Membership {
         match tokio::time::timeout(HEARTBEAT, published).await {
             Ok(Ok(())) => {
                 seen.insert(self.member.clone(), Instant::now());
+                true
             }
-            Ok(Err(error)) => tracing::warn!(error = %crate::dead::chain(&error), "failed to send a heartbeat"),
-            Err(_) => tracing::warn!("no answer to a heartbeat"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %crate::dead::chain(&error), "failed to send a heartbeat");
+                !self.client.is_connected()
+            }
+            Err(_) => {
+                tracing::warn!("no answer to a heartbeat");
+                true
+            }
         }
     }
 

@@ -70,7 +70,7 @@ impl<S: StartSource> PartitionGroup<S> {
     /// A partition that is taken away ends with [`ReaderEvent::Stopped`]; what is still uncommitted of it may be committed or
     /// dropped, since the next owner starts from the lake's position. Fails when the bucket of members can't be opened.
     pub async fn run(self, events: mpsc::Sender<ReaderEvent>, shutdown: CancellationToken) -> Result<(), DeclareError> {
-        let membership = Membership::open(&self.client, self.group, self.member.clone()).await?;
+        let membership = Membership::open(&self.client, &self.config, self.group, self.member.clone()).await?;
         let mut members = membership.members();
         let tracker = TaskTracker::new();
         let leave = CancellationToken::new();

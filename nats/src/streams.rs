@@ -35,7 +35,7 @@ pub const ALERT_STATE: &str = "ALERT_STATE";
 pub const SETTINGS: &str = "SETTINGS";
 /// The bucket of users.
 pub const USERS: &str = "USERS";
-/// The bucket of workers' heartbeats, in memory, each key with a time to live.
+/// The bucket of workers' heartbeats, each key with a time to live.
 pub const MEMBERS: &str = "MEMBERS";
 
 /// How far back the stream can be replayed.
@@ -115,7 +115,6 @@ fn buckets() -> [(&'static str, kv::Config); 6] {
         (name, kv::Config { bucket: name.to_owned(), history: 1, storage: StorageType::File, ..kv::Config::default() })
     };
     let (members, mut config) = bucket(MEMBERS);
-    config.storage = StorageType::Memory;
     config.limit_markers = Some(Duration::from_secs(60));
     [bucket(HOSTS), bucket(RULES), bucket(ALERT_STATE), bucket(SETTINGS), bucket(USERS), (members, config)]
 }

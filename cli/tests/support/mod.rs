@@ -147,9 +147,10 @@ pub fn data() -> TempDir {
 /// The fenced block of a language in the user guide that a test runs.
 pub fn guide_block(language: &str) -> String {
     let guide = std::fs::read_to_string(repository().join("docs/user-guide.md")).expect("the guide");
-    let (_, rest) = guide.split_once(&format!("as it stands here. -->\n```{language}\n")).or_else(|| {
-        guide.split_once(&format!("as they stand here. -->\n```{language}\n"))
-    }).expect("a block");
+    let (_, rest) = guide
+        .split_once(&format!("as it stands here. -->\n```{language}\n"))
+        .or_else(|| guide.split_once(&format!("as they stand here. -->\n```{language}\n")))
+        .expect("a block");
     rest.split_once("```").expect("its end").0.to_owned()
 }
 
@@ -160,5 +161,7 @@ pub fn repository() -> PathBuf {
 /// The Python that `make test` prepares for tests.
 pub fn python() -> PathBuf {
     let python = std::env::var_os("PLIMSOLL_TEST_PYTHON");
-    PathBuf::from(python.expect("PLIMSOLL_TEST_PYTHON is set by `make test`: PLIMSOLL_TEST_PYTHON=$(scripts/test-python)"))
+    PathBuf::from(
+        python.expect("PLIMSOLL_TEST_PYTHON is set by `make test`: PLIMSOLL_TEST_PYTHON=$(scripts/test-python)"),
+    )
 }
