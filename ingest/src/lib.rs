@@ -88,7 +88,7 @@ async fn declare(client: &Client, config: &NatsConfig, shutdown: &CancellationTo
     loop {
         match streams::declare(client, config).await {
             Ok(()) => return true,
-            Err(error) => tracing::error!(error = %chain(&error), "streams can't be declared, trying again"),
+            Err(error) => tracing::warn!(error = %chain(&error), "streams can't be declared yet, trying again"),
         }
         tokio::select! {
             biased;
@@ -107,7 +107,7 @@ async fn open_lake(config: &IngestConfig, shutdown: &CancellationToken) -> Resul
         match opened.expect("opening the lake does not panic") {
             Ok(writer) => return Ok(Some(writer)),
             Err(error @ (LakeError::ExtensionMissing { .. } | LakeError::File { .. })) => return Err(error.into()),
-            Err(error) => tracing::error!(error = %chain(&error), "the lake can't be opened, trying again"),
+            Err(error) => tracing::warn!(error = %chain(&error), "the lake can't be opened yet, trying again"),
         }
         tokio::select! {
             biased;

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::StreamExt;
 use plimsoll_nats::{
     Batch, Client, Column,
-    async_nats::{HeaderMap, jetstream::consumer::{OrderedPullConsumer, pull::OrderedConfig}},
+    async_nats::{
+        HeaderMap,
+        jetstream::consumer::{OrderedPullConsumer, pull::OrderedConfig},
+    },
     batch::{ENCODING_HEADER, ENCODING_ZSTD},
     dead, streams,
     testing::{TestServer, eventually},
@@ -58,7 +61,10 @@ fn garbage() -> Vec<Bad> {
         bad("a truncated batch", valid[..valid.len() / 2].to_vec(), "failed to decode"),
         bad("columns of different lengths", changed(|batch| batch.times.push(0)), "`times` has 3"),
         bad("another host than the subject's", patched("h0", "h9"), "host `h9` differs from the subject's `h0`"),
-        Bad { subject: "plimsoll.metrics.h0.x;DROP", ..bad("a hostile subject", valid.clone(), "`x;DROP` is not a name") },
+        Bad {
+            subject: "plimsoll.metrics.h0.x;DROP",
+            ..bad("a hostile subject", valid.clone(), "`x;DROP` is not a name")
+        },
         bad("a hostile measurement", patched("known", "x; D "), "measurement `x; D ` differs"),
         bad(
             "a measurement that drops tables",
@@ -148,7 +154,10 @@ async fn good_rows_flow_among_garbage_and_each_bad_message_is_dead_with_its_reas
         publish_all(&client, (0..3).map(|host| known_batch(host, first, 10))).await;
     }
     let too_large = client.jetstream.publish(SUBJECT, vec![0; 10 * 1024 * 1024].into()).await;
-    assert!(too_large.is_err() || too_large.expect("sent").await.is_err(), "10 MB at once are refused at the publisher");
+    assert!(
+        too_large.is_err() || too_large.expect("sent").await.is_err(),
+        "10 MB at once are refused at the publisher"
+    );
 
     let rows_a_host = 10 + 10 * i64::try_from(garbage.len()).expect("few");
     eventually("all good rows", LIMIT, async || (lake.number(rows) == Some(3 * rows_a_host)).then_some(())).await;
