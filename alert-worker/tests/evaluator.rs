@@ -289,6 +289,7 @@ fn silence_of_many_series_is_noticed_in_time() {
     evaluator.advance(1_050_000, &mut states);
     evaluator.push_batch(&batch("b", 995), None, &mut states);
     evaluator.advance(1_056_000, &mut states);
+    assert_eq!(brief(&states), [(1055, NoData)]);
     evaluator.push_batch(&batch("b", 1057), None, &mut states);
     evaluator.advance(1_061_000, &mut states);
     evaluator.advance(1_118_000, &mut states);
