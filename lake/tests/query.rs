@@ -144,6 +144,28 @@ async fn statistics_are_exact() {
 }
 
 #[tokio::test]
+async fn last_values_are_found_whenever_they_were() {
+    let mut fixture = Fixture::new();
+    let mut messages: Vec<_> = (0..10).map(|second| fixture.arrive(sample("a", second))).collect();
+    messages.push(fixture.arrive(sample("gone", 2)));
+    fixture.commit(messages);
+    let mut sparse = sample("a", 50);
+    sparse.fields.remove("state");
+    fixture.arrive(sparse);
+    let rows = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers").rows;
+    let last: BTreeMap<(&str, &str), _> = rows
+        .iter()
+        .map(|stats| {
+            ((stats.tags["device"].as_str(), &*stats.field), ((stats.last_time_ms - START_MS) / 1000, &stats.last))
+        })
+        .collect();
+    assert_eq!(last[&("a", "busy_percent")], (50, &Value::Float(50.0)));
+    assert_eq!(last[&("a", "state")], (9, &Value::Text("s9".to_owned())));
+    assert_eq!(last[&("gone", "state")], (2, &Value::Text("s2".to_owned())));
+    assert_eq!(rows.len(), 8);
+}
+
+#[tokio::test]
 async fn the_interval_holds_its_start_and_not_its_end() {
     let mut fixture = Fixture::new();
     for second in 0..10 {

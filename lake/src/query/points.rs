@@ -19,7 +19,7 @@ use super::{
 use crate::{LakeError, error::Context, sql::ident};
 
 /// Most values of one answer.
-const MAX_VALUES: usize = 20_000_000;
+const MAX_VALUES: usize = 2_000_000;
 
 /// Which points to give.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -82,11 +82,10 @@ pub(super) fn read(source: &Source<'_>, fields: Option<&[Name]>) -> Result<Vec<F
 }
 
 type Series = BTreeMap<Name, String>;
+/// A series with what was found of each field.
+type FoundSeries = (Series, Vec<Option<Found>>);
 
-fn read_found(
-    source: &Source<'_>,
-    fields: &[(Name, FieldType)],
-) -> Result<Vec<(Series, Vec<Option<Found>>)>, LakeError> {
+fn read_found(source: &Source<'_>, fields: &[(Name, FieldType)]) -> Result<Vec<FoundSeries>, LakeError> {
     let (condition, parameters) = source.selection.condition();
     let mut statement = source.connection.prepare(&sql(source, fields, &condition)).context("prepare statistics")?;
     let mut rows = statement.query(params_from_iter(parameters)).context("compute statistics")?;
