@@ -75,8 +75,9 @@ pub struct Publisher {
     limit: PayloadLimit,
     ledger: Ledger,
     in_flight: FuturesUnordered<BoxFuture<'static, Outcome>>,
-    /// How many connections there had been when the last doubt was resolved; none while in doubt.
-    certain_since: Option<u64>,
+    /// How many connections there had been when the last doubt began to be resolved; what is in flight was sent on that one.
+    connection: u64,
+    in_doubt: bool,
     pause: Duration,
     trouble_since: Option<Instant>,
     drops_reported: Option<Instant>,
@@ -100,7 +101,8 @@ impl Publisher {
             buffer,
             limit,
             in_flight: FuturesUnordered::new(),
-            certain_since: None,
+            connection: 0,
+            in_doubt: true,
             pause: MIN_PAUSE,
             trouble_since: None,
             drops_reported: None,
@@ -115,7 +117,7 @@ impl Publisher {
             () = async { loop { self.step().await } } => {}
         }
         // The step that was broken off may have left a batch marked as sent that was not.
-        self.certain_since = None;
+        self.in_doubt = true;
     }
 
     /// Publishes what is left, for at most five seconds. Returns how many batches are lost.
@@ -131,11 +133,11 @@ impl Publisher {
 
     async fn step(&mut self) {
         self.report_drops();
-        let result = if self.certain_since.is_none() { self.resolve().await } else { self.exchange().await };
+        let result = if self.in_doubt { self.resolve().await } else { self.exchange().await };
         match result {
             Ok(()) => {}
             Err(trouble) => {
-                self.certain_since = None;
+                self.in_doubt = true;
                 self.report(&trouble);
                 sleep(self.pause).await;
                 self.pause = (self.pause * 2).min(MAX_PAUSE);
@@ -200,7 +202,7 @@ impl Publisher {
         if !self.client.is_connected() {
             return Err(Trouble::Away);
         }
-        let connections = self.connections();
+        self.connection = self.connections();
         self.limit.set(self.client.nats.server_info().max_payload);
         if self.ledger.open().await? {
             self.buffer.lock().forget_sequences();
@@ -210,10 +212,10 @@ impl Publisher {
             let stored = self.ledger.stored(&self.ids, doubt).await?;
             self.buffer.lock().settle(doubt, &stored);
         }
-        self.certain_since = Some(connections);
         if !self.is_unbroken() {
             return Err(Trouble::Away);
         }
+        self.in_doubt = false;
         self.report_end_of_trouble();
         Ok(())
     }
@@ -222,9 +224,8 @@ impl Publisher {
     ///
     /// The stream must not be asked before that: what is still under way would be taken for missing.
     async fn await_answers(&mut self) {
-        let connections = self.connections();
         while !self.in_flight.is_empty() {
-            if !self.client.is_connected() || self.connections() != connections {
+            if !self.is_unbroken() {
                 self.in_flight = FuturesUnordered::new();
                 return;
             }
@@ -236,9 +237,9 @@ impl Publisher {
         }
     }
 
-    /// Whether the connection is the one on which the last doubt was resolved.
+    /// Whether the connection stands, and has without a break since the last doubt began to be resolved.
     fn is_unbroken(&self) -> bool {
-        self.client.is_connected() && self.certain_since == Some(self.connections())
+        self.client.is_connected() && self.connection == self.connections()
     }
 
     fn connections(&self) -> u64 {

@@ -1,20 +1,24 @@
 //! The agent against a real broker: what is published, and that each batch is stored exactly once whatever happens.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use plimsoll_agent::{AgentConfig, AgentError};
 use plimsoll_nats::{
-    Batch, Client,
+    Batch, Client, NatsConfig,
     host::HostRecord,
     streams,
     subject::MetricSubject,
     testing::{TestServer, eventually},
 };
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,12 +31,11 @@ struct Agent {
 
 impl Agent {
     fn start(server: &TestServer, interval: Duration) -> Self {
-        let config = AgentConfig {
-            host: Some("test-host".to_owned()),
-            interval,
-            nats: server.config(),
-            ..AgentConfig::default()
-        };
+        Self::start_at(server.config(), interval)
+    }
+
+    fn start_at(nats: NatsConfig, interval: Duration) -> Self {
+        let config = AgentConfig { host: Some("test-host".to_owned()), interval, nats, ..AgentConfig::default() };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(plimsoll_agent::run(config, shutdown.clone()));
         Self { shutdown, task }
@@ -180,29 +183,43 @@ async fn lost_acks_double_nothing_even_without_the_duplicate_window() {
     let server = TestServer::start().await;
     let client = server.client().await;
     narrow_duplicate_window(&client).await;
-
     let proxy = Proxy::start(server.url()).await;
-    let config = AgentConfig {
-        host: Some("test-host".to_owned()),
-        interval: Duration::from_millis(100),
-        nats: plimsoll_nats::NatsConfig { url: proxy.url.clone(), ..server.config() },
-        ..AgentConfig::default()
-    };
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(plimsoll_agent::run(config, shutdown.clone()));
+    let agent = Agent::start_at(NatsConfig { url: proxy.url.clone(), ..server.config() }, Duration::from_millis(100));
     let mut last = more_stored(&client, 0, 20).await;
     for _ in 0..4 {
         // Publishes go on to arrive, their acks do not.
-        proxy.silence(true);
+        proxy.swallow(Swallow::Answers);
         last = more_stored(&client, last, 1).await;
         // Past the duplicate window, so that a batch sent again would be taken as new.
         tokio::time::sleep(Duration::from_millis(500)).await;
         proxy.cut();
-        proxy.silence(false);
-        last = more_stored(&client, last, 30).await;
+        last = caught_up(&client).await;
     }
-    shutdown.cancel();
-    task.await.expect("the agent does not panic").expect("the agent ends well");
+    agent.stop().await;
+    assert_exactly_once(&stored(&client).await);
+}
+
+/// Waits until so many batches have come from now on that a connection must stand again.
+async fn caught_up(client: &Client) -> u64 {
+    let now = last_sequence(client).await.expect("the broker answers");
+    more_stored(client, now, 60).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_publishes_are_sent_again() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let proxy = Proxy::start(server.url()).await;
+    let agent = Agent::start_at(NatsConfig { url: proxy.url.clone(), ..server.config() }, Duration::from_millis(100));
+    let mut last = more_stored(&client, 0, 20).await;
+    for _ in 0..4 {
+        proxy.swallow(Swallow::Requests);
+        // Several ticks are published, and none arrives.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        proxy.cut();
+        last = caught_up(&client).await;
+    }
+    agent.stop().await;
     assert_exactly_once(&stored(&client).await);
 }
 
@@ -231,68 +248,63 @@ async fn an_agent_without_a_broker_ends_when_told() {
     tokio::time::timeout(Duration::from_secs(5), agent.stop()).await.expect("it ends at once");
 }
 
-/// A TCP proxy that can swallow what the broker says, and cut its connections.
+/// What a proxy keeps from arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swallow {
+    Nothing,
+    Requests,
+    Answers,
+}
+
+/// A TCP proxy that can swallow what either side says, and cut its connections.
 struct Proxy {
     url: String,
-    silent: std::sync::Arc<AtomicBool>,
-    cut: tokio::sync::watch::Sender<u32>,
+    swallow: watch::Sender<Swallow>,
+    cut: watch::Sender<()>,
 }
 
 impl Proxy {
     async fn start(target: String) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("nats://{}", listener.local_addr().expect("bound"));
-        let silent = std::sync::Arc::new(AtomicBool::new(false));
-        let (cut, cuts) = tokio::sync::watch::channel(0);
-        let target = target.trim_start_matches("nats://").to_owned();
-        let swallow = std::sync::Arc::clone(&silent);
+        let (swallow, swallowed) = watch::channel(Swallow::Nothing);
+        let (cut, cuts) = watch::channel(());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(broker) = tokio::net::TcpStream::connect(&target).await else { continue };
-                let (silent, mut cuts) = (std::sync::Arc::clone(&swallow), cuts.clone());
+                let Ok(broker) = TcpStream::connect(target.trim_start_matches("nats://")).await else { continue };
+                let (mut cuts, swallowed) = (cuts.clone(), swallowed.clone());
                 cuts.mark_unchanged();
                 tokio::spawn(async move {
+                    let (from_client, to_client) = client.into_split();
+                    let (from_broker, to_broker) = broker.into_split();
                     tokio::select! {
                         _ = cuts.changed() => {}
-                        () = relay(client, broker, &silent) => {}
+                        () = relay(from_client, to_broker, &swallowed, Swallow::Requests) => {}
+                        () = relay(from_broker, to_client, &swallowed, Swallow::Answers) => {}
                     }
                 });
             }
         });
-        Self { url, silent, cut }
+        Self { url, swallow, cut }
     }
 
-    fn silence(&self, silent: bool) {
-        self.silent.store(silent, Ordering::SeqCst);
+    fn swallow(&self, what: Swallow) {
+        self.swallow.send_replace(what);
     }
 
+    /// Cuts every connection; those made from now on are whole.
     fn cut(&self) {
-        self.cut.send_modify(|count| *count += 1);
+        self.swallow(Swallow::Nothing);
+        self.cut.send_replace(());
     }
 }
 
-async fn relay(client: tokio::net::TcpStream, broker: tokio::net::TcpStream, silent: &AtomicBool) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_broker, mut to_broker) = broker.into_split();
-    let answers = async {
-        let mut bytes = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = from_broker.read(&mut bytes).await {
-            if !silent.load(Ordering::SeqCst) && to_client.write_all(&bytes[..count]).await.is_err() {
-                break;
-            }
+async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallowed: &watch::Receiver<Swallow>, what: Swallow) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        let swallow = *swallowed.borrow() == what;
+        if !swallow && to.write_all(&bytes[..count]).await.is_err() {
+            break;
         }
-    };
-    let requests = async {
-        let mut bytes = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
-            if to_broker.write_all(&bytes[..count]).await.is_err() {
-                break;
-            }
-        }
-    };
-    tokio::select! {
-        () = answers => {}
-        () = requests => {}
     }
 }
