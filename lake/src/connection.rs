@@ -40,6 +40,17 @@ impl Lake {
     /// created the lake.
     pub fn open(config: &LakeConfig, access: Access) -> Result<Self, LakeError> {
         prepare_folders(config, access)?;
+        let lake = Self::detached(config)?;
+        lake.load_extensions(config)?;
+        lake.attach(config, access)?;
+        if access == Access::Write {
+            lake.initialize()?;
+        }
+        Ok(lake)
+    }
+
+    /// A DuckDB without the lake.
+    pub(crate) fn detached(config: &LakeConfig) -> Result<Self, LakeError> {
         let settings = duckdb::Config::default()
             .enable_autoload_extension(false)
             .and_then(|c| c.with("autoinstall_known_extensions", "false"))
@@ -52,13 +63,7 @@ impl Lake {
         connection
             .execute_batch(&format!("SET temp_directory = {}", literal(&scratch_folder())))
             .context("set the folder for spilling")?;
-        let lake = Self { connection };
-        lake.load_extensions(config)?;
-        lake.attach(config, access)?;
-        if access == Access::Write {
-            lake.initialize()?;
-        }
-        Ok(lake)
+        Ok(Self { connection })
     }
 
     /// A further connection to the same attached lake.

@@ -89,7 +89,7 @@ impl LakeReader {
     ///
     /// Fails when DuckDB cannot be opened.
     pub fn new(config: &LakeConfig, limits: ReaderLimits) -> Result<Self, LakeError> {
-        let state = State::of(source::memory(config)?, Attachment::NotCreated, limits)?;
+        let state = State::of(Lake::detached(config)?, Attachment::NotCreated, limits)?;
         Ok(Self { limits, config: config.clone(), state: RwLock::new(state) })
     }
 

@@ -110,13 +110,14 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::LakeConfig;
 
-    const ENDLESS: &str = "SELECT sum(a.range * b.range) FROM range(10000000000) a, range(10000000000) b";
+    const ENDLESS: &str = "SELECT sum(range) FROM range(1000000000000000)";
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn pool() -> Arc<Pool> {
-        let connection = Connection::open_in_memory().expect("opens");
-        Arc::new(Pool::new(Lake { connection }, NonZeroUsize::MIN))
+        let lake = Lake::detached(&LakeConfig::default()).expect("opens");
+        Arc::new(Pool::new(lake, NonZeroUsize::MIN))
     }
 
     fn endless(started: mpsc::Sender<()>) -> impl FnOnce(&Connection) -> Result<(), LakeError> {

@@ -7,7 +7,7 @@ use plimsoll_nats::{Batch, Name, batch::FieldType};
 
 use super::{Attachment, QueryError, Selection};
 use crate::{
-    Lake, LakeConfig, LakeError, Positions, Tail, arrow,
+    Positions, Tail, arrow,
     connection::table,
     error::Context,
     schema::{LakeSchema, TableSchema},
@@ -16,16 +16,6 @@ use crate::{
 
 /// The name of the tail's rows in a query's transaction.
 const STAGING: &str = "tail";
-
-/// A DuckDB without a lake, for queries of the tail alone.
-pub(super) fn memory(config: &LakeConfig) -> Result<Lake, LakeError> {
-    let settings = duckdb::Config::default()
-        .enable_autoload_extension(false)
-        .and_then(|c| c.with("autoinstall_known_extensions", "false"))
-        .and_then(|c| c.max_memory(&config.memory_limit))
-        .context("configure DuckDB")?;
-    Ok(Lake { connection: Connection::open_in_memory_with_flags(settings).context("open DuckDB")? })
-}
 
 /// What a query's transaction sees of the lake.
 pub(super) struct Snapshot<'c> {

@@ -14,8 +14,10 @@ use std::{
 
 use duckdb::InterruptHandle;
 
-/// Time between two looks at the running queries.
+/// Longest time between two looks at the running queries.
 const PERIOD: Duration = Duration::from_millis(20);
+/// Time until a query that has not ended is interrupted again.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// Set when nobody waits for the query any more.
 pub(super) type Cancelled = Arc<AtomicBool>;
@@ -25,6 +27,19 @@ struct Running {
     deadline: Instant,
     cancelled: Cancelled,
     interrupt: Arc<InterruptHandle>,
+}
+
+impl Running {
+    /// Interrupts the query if it must end; returns when to look again.
+    fn look(&self) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || self.cancelled.load(Ordering::Relaxed) {
+            self.interrupt.interrupt();
+            AGAIN
+        } else {
+            left.min(PERIOD)
+        }
+    }
 }
 
 #[derive(Default)]
@@ -72,16 +87,11 @@ impl Shared {
     fn watch(&self) {
         let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
         while !queries.closed {
-            let now = Instant::now();
-            for query in &queries.running {
-                if now >= query.deadline || query.cancelled.load(Ordering::Relaxed) {
-                    query.interrupt.interrupt();
-                }
-            }
+            let pause = queries.running.iter().map(Running::look).min().unwrap_or(PERIOD);
             queries = if queries.running.is_empty() {
                 self.changed.wait(queries).unwrap_or_else(PoisonError::into_inner)
             } else {
-                self.changed.wait_timeout(queries, PERIOD).unwrap_or_else(PoisonError::into_inner).0
+                self.changed.wait_timeout(queries, pause).unwrap_or_else(PoisonError::into_inner).0
             };
         }
     }
