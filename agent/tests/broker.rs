@@ -189,7 +189,7 @@ async fn lost_acks_double_nothing_even_without_the_duplicate_window() {
     for _ in 0..4 {
         // Publishes go on to arrive, their acks do not.
         proxy.swallow(Swallow::Answers);
-        last = more_stored(&client, last, 1).await;
+        more_stored(&client, last, 1).await;
         // Past the duplicate window, so that a batch sent again would be taken as new.
         tokio::time::sleep(Duration::from_millis(500)).await;
         proxy.cut();
@@ -211,13 +211,13 @@ async fn lost_publishes_are_sent_again() {
     let client = server.client().await;
     let proxy = Proxy::start(server.url()).await;
     let agent = Agent::start_at(NatsConfig { url: proxy.url.clone(), ..server.config() }, Duration::from_millis(100));
-    let mut last = more_stored(&client, 0, 20).await;
+    more_stored(&client, 0, 20).await;
     for _ in 0..4 {
         proxy.swallow(Swallow::Requests);
         // Several ticks are published, and none arrives.
         tokio::time::sleep(Duration::from_millis(500)).await;
         proxy.cut();
-        last = caught_up(&client).await;
+        caught_up(&client).await;
     }
     agent.stop().await;
     assert_exactly_once(&stored(&client).await);
