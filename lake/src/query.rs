@@ -35,6 +35,8 @@ use crate::{Access, Lake, LakeConfig, LakeError, Positions, Tail};
 
 /// Most times that a query is begun anew because lake and tail moved past its snapshot.
 const ATTEMPTS: u32 = 20;
+/// Longest time that reading the positions may take.
+const POSITIONS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a reader may use.
 #[derive(Debug, Clone, Copy)]
@@ -130,15 +132,10 @@ impl LakeReader {
     pub async fn positions(&self) -> Result<Positions, LakeError> {
         let state = self.state();
         let attached = state.attachment == Attachment::Attached;
-        state
-            .positions
-            .run(
-                self.limits.timeout,
-                move |connection| {
-                    if attached { Positions::read(connection) } else { Ok(Positions::none()) }
-                },
-            )
-            .await
+        let read = move |connection: &duckdb::Connection| {
+            if attached { Positions::read(connection) } else { Ok(Positions::none()) }
+        };
+        state.positions.run(POSITIONS_TIMEOUT, read).await
     }
 
     /// For every series of the selection and every field (`None`: all fields) how often it was measured, its extremes, mean,

@@ -81,6 +81,15 @@ async fn a_lake_that_vanishes_is_a_503_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_takes_too_long_is_504() {
+    let harness = Harness::hasty(Duration::from_millis(1)).await;
+    harness.publish(&harness.cpu("web-1", 0)).await;
+    let told = harness.problem("/api/stats/web-1?measurement=cpu", 504).await;
+    assert_eq!(told["type"], "urn:plimsoll:problem:timeout");
+    harness.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_address_is_said_in_one_sentence() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let http = taken.local_addr().expect("bound");

@@ -53,15 +53,28 @@ impl Harness {
         harness
     }
 
+    /// A service whose queries may take no longer than this.
+    pub async fn hasty(query_timeout: Duration) -> Self {
+        let config = QueryApiConfig { query_timeout, ..QueryApiConfig::default() };
+        let mut harness = Self::configured(config).await;
+        harness.create_lake().await;
+        harness.ready().await;
+        harness
+    }
+
     /// A service that no lake was created for yet.
     pub async fn without_lake() -> Self {
+        Self::configured(QueryApiConfig::default()).await
+    }
+
+    async fn configured(config: QueryApiConfig) -> Self {
         // Fails where another test was first, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let broker = TestServer::start().await;
         let client = broker.client().await;
         let dir = TempDir::new().expect("a folder");
         let lake = LakeConfig::embedded(dir.path());
-        let config = QueryApiConfig { nats: broker.config(), lake: lake.clone(), ..QueryApiConfig::default() };
+        let config = QueryApiConfig { nats: broker.config(), lake: lake.clone(), ..config };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let shutdown = CancellationToken::new();
