@@ -74,7 +74,7 @@ pub async fn run_with(
         // Without its rules a partition would be read in vain, and its states would look abandoned.
         let read = async { known.wait_for(Option::is_some).await.is_ok() };
         if stop.run_until_cancelled(read).await == Some(true) {
-            share_partitions(&client, &nats, &lookback, &events, &stop).await;
+            PartitionGroup::new(&client, &nats, GROUP, MemberId::unique(), lookback).run(events, stop).await;
         }
     });
     parts.join(&shutdown).await
@@ -99,23 +99,6 @@ async fn declare(
                 tracing::warn!(error = %chain(&error), "failed to declare streams and buckets, trying again");
                 backoff.pause(shutdown).await;
             }
-        }
-    }
-}
-
-async fn share_partitions(
-    client: &Client,
-    nats: &NatsConfig,
-    lookback: &Lookback,
-    events: &mpsc::Sender<plimsoll_nats::reader::ReaderEvent>,
-    stop: &CancellationToken,
-) {
-    let (member, mut backoff) = (MemberId::unique(), Backoff::default());
-    while !stop.is_cancelled() {
-        let group = PartitionGroup::new(client, nats, GROUP, member.clone(), lookback.clone());
-        if let Err(error) = group.run(events.clone(), stop.clone()).await {
-            tracing::warn!(error = %chain(&error), "failed to join the group, trying again");
-            backoff.pause(stop).await;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Why ingest ends other than by being told to.
 
 use plimsoll_lake::LakeError;
-use plimsoll_nats::{ConnectError, streams::DeclareError};
+use plimsoll_nats::ConnectError;
 use plimsoll_service::ops::ServeError;
 
 /// An error that waiting does not mend.
@@ -16,7 +16,4 @@ pub enum IngestError {
     /// The lake can't be used.
     #[error("failed to open the lake")]
     Lake(#[from] LakeError),
-    /// The group could not be joined.
-    #[error("failed to join the group of ingest members")]
-    Group(#[from] DeclareError),
 }

@@ -79,7 +79,7 @@ pub async fn run_with(
     gather(&config, events, committer, &metrics).await;
     tasks.close();
     tasks.wait().await;
-    reading.await.expect("the group does not panic")?;
+    reading.await.expect("the group does not panic");
     Ok(())
 }
 

@@ -27,29 +27,35 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a worker is believed alive after its last heartbeat.
 pub const TIME_TO_LIVE: Duration = Duration::from_secs(4);
 
+/// Why a member is not announced or does not hear of others; it tries again.
+#[derive(Debug, thiserror::Error)]
+enum MembersError {
+    #[error(transparent)]
+    Bucket(#[from] DeclareError),
+    #[error("failed to watch the members")]
+    Watch(#[source] async_nats::Error),
+    #[error("failed to send a heartbeat")]
+    Announce(#[source] async_nats::Error),
+    #[error("failed to take the heartbeat away")]
+    Leave(#[source] async_nats::Error),
+}
+
 /// A worker's place in its group.
 #[derive(Debug)]
 pub struct Membership {
     client: Client,
     config: NatsConfig,
-    bucket: kv::Store,
     group: String,
     member: MemberId,
     members: watch::Sender<BTreeSet<MemberId>>,
 }
 
 impl Membership {
-    /// Opens the bucket. The worker is announced once [`Membership::run`] does so.
-    pub async fn open(
-        client: &Client,
-        config: &NatsConfig,
-        group: &str,
-        member: MemberId,
-    ) -> Result<Self, DeclareError> {
-        let bucket = streams::bucket(client, streams::MEMBERS).await?;
+    /// A member of `group`. It is announced once [`Membership::run`] does so.
+    #[must_use]
+    pub fn new(client: &Client, config: &NatsConfig, group: &str, member: MemberId) -> Self {
         let members = watch::Sender::new(BTreeSet::new());
-        let (client, config) = (client.clone(), config.clone());
-        Ok(Self { client, config, bucket, group: group.to_owned(), member, members })
+        Self { client: client.clone(), config: config.clone(), group: group.to_owned(), member, members }
     }
 
     /// The members that are alive, this one included once it is announced.
@@ -64,49 +70,53 @@ impl Membership {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut seen = BTreeMap::new();
         while !shutdown.is_cancelled() {
-            match self.bucket.watch_with_history(format!("{}.*", self.group)).await {
-                Ok(watch) => self.follow(watch, &mut seen, &shutdown).await,
-                Err(error) => {
-                    tracing::warn!(error = %crate::dead::chain(&error), "failed to watch the members");
-                    self.restore().await;
-                    tokio::select! {
-                        biased;
-                        () = shutdown.cancelled() => {}
-                        () = tokio::time::sleep(HEARTBEAT) => {}
-                    }
+            if let Err(error) = self.follow(&mut seen, &shutdown).await {
+                tracing::warn!(error = %crate::dead::chain(&error), "failed to follow the members, trying again");
+                self.restore().await;
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(HEARTBEAT) => {}
                 }
             }
         }
         if self.client.is_connected()
-            && let Err(error) = self.bucket.delete(self.key()).await
+            && let Err(error) = self.leave().await
         {
             tracing::warn!(error = %crate::dead::chain(&error), "failed to leave the group, the heartbeat expires instead");
         }
     }
 
-    async fn follow(&self, mut watch: kv::Watch, seen: &mut BTreeMap<MemberId, Instant>, shutdown: &CancellationToken) {
+    async fn leave(&self) -> Result<(), MembersError> {
+        let bucket = streams::bucket(&self.client, streams::MEMBERS).await?;
+        bucket.delete(self.key()).await.map_err(|error| MembersError::Leave(error.into()))
+    }
+
+    /// Announces and watches until `shutdown`. Fails when the bucket is not there or the broker refuses a heartbeat: a watch on a
+    /// bucket that was made anew hears nothing, so both begin again.
+    async fn follow(
+        &self,
+        seen: &mut BTreeMap<MemberId, Instant>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), MembersError> {
+        let bucket = streams::bucket(&self.client, streams::MEMBERS).await?;
+        let watched = bucket.watch_with_history(format!("{}.*", self.group)).await;
+        let mut watch = watched.map_err(|error| MembersError::Watch(error.into()))?;
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return Ok(()),
                 _ = beat.tick() => {
                     let announced = self.announce(seen).await;
                     self.publish(seen);
-                    if !announced {
-                        // A watch on a bucket that was made anew hears nothing: it is opened again.
-                        self.restore().await;
-                        return;
-                    }
+                    announced?;
                 }
                 entry = watch.next() => match entry {
                     Some(Ok(entry)) => self.note(&entry, seen),
-                    Some(Err(error)) => {
-                        tracing::warn!(error = %crate::dead::chain(&error), "lost sight of the members");
-                        return;
-                    }
-                    None => return,
+                    Some(Err(error)) => return Err(MembersError::Watch(error.into())),
+                    None => return Ok(()),
                 },
             }
         }
@@ -121,8 +131,8 @@ impl Membership {
         }
     }
 
-    /// Sends a heartbeat. Returns false when the broker is there and refuses it.
-    async fn announce(&self, seen: &mut BTreeMap<MemberId, Instant>) -> bool {
+    /// Sends a heartbeat. Fails when the broker is there and refuses it; one that is away is waited for.
+    async fn announce(&self, seen: &mut BTreeMap<MemberId, Instant>) -> Result<(), MembersError> {
         let subject = format!("$KV.{}.{}", streams::MEMBERS, self.key());
         let beat =
             PublishMessage::build().header(header::NATS_MESSAGE_TTL, TIME_TO_LIVE.as_secs().to_string().as_str());
@@ -130,15 +140,12 @@ impl Membership {
         match tokio::time::timeout(HEARTBEAT, published).await {
             Ok(Ok(())) => {
                 seen.insert(self.member.clone(), Instant::now());
-                true
+                Ok(())
             }
-            Ok(Err(error)) => {
-                tracing::warn!(error = %crate::dead::chain(&error), "failed to send a heartbeat");
-                !self.client.is_connected()
-            }
-            Err(_) => {
+            Ok(Err(error)) if self.client.is_connected() => Err(MembersError::Announce(error.into())),
+            Ok(Err(_)) | Err(_) => {
                 tracing::warn!("no answer to a heartbeat");
-                true
+                Ok(())
             }
         }
     }

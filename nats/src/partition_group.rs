@@ -15,7 +15,6 @@ use crate::{
     client::MemberId,
     members::Membership,
     reader::{PartitionReader, ReaderEvent, StartSource},
-    streams::DeclareError,
     subject::PARTITIONS,
 };
 
@@ -68,9 +67,9 @@ impl<S: StartSource> PartitionGroup<S> {
     /// Joins the group and sends what the assigned partitions' readers yield into `events`, until `shutdown`.
     ///
     /// A partition that is taken away ends with [`ReaderEvent::Stopped`]; what is still uncommitted of it may be committed or
-    /// dropped, since the next owner starts from the lake's position. Fails when the bucket of members can't be opened.
-    pub async fn run(self, events: mpsc::Sender<ReaderEvent>, shutdown: CancellationToken) -> Result<(), DeclareError> {
-        let membership = Membership::open(&self.client, &self.config, self.group, self.member.clone()).await?;
+    /// dropped, since the next owner starts from the lake's position. A broker that is away is waited for.
+    pub async fn run(self, events: mpsc::Sender<ReaderEvent>, shutdown: CancellationToken) {
+        let membership = Membership::new(&self.client, &self.config, self.group, self.member.clone());
         let mut members = membership.members();
         let tracker = TaskTracker::new();
         let leave = CancellationToken::new();
@@ -110,7 +109,6 @@ impl<S: StartSource> PartitionGroup<S> {
         leave.cancel();
         tracker.close();
         tracker.wait().await;
-        Ok(())
     }
 
     fn reader(&self, partition: PartitionId) -> PartitionReader<S> {

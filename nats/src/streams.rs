@@ -48,6 +48,14 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Why a stream or bucket could not be declared.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
+    /// The broker has no room for a stream of the configured size.
+    #[error(
+        "the broker's disk has no room for {bytes} bytes of samples: set `nats.metrics_max_bytes` (PLIMSOLL_NATS__METRICS_MAX_BYTES) lower"
+    )]
+    NoRoom {
+        /// The configured size in bytes.
+        bytes: i64,
+    },
     /// The broker refused a stream or did not answer.
     #[error("failed to declare stream `{name}`")]
     Stream {
@@ -125,11 +133,8 @@ fn buckets() -> [(&'static str, kv::Config); 6] {
 pub async fn declare(client: &Client, config: &NatsConfig) -> Result<(), DeclareError> {
     for (name, mut declared) in declarations(config) {
         declared.num_replicas = replicas(client, name).await?.unwrap_or(config.replicas);
-        client
-            .jetstream
-            .create_or_update_stream(declared)
-            .await
-            .map_err(|source| DeclareError::Stream { name, source })?;
+        let bytes = declared.max_bytes;
+        client.jetstream.create_or_update_stream(declared).await.map_err(|source| refusal(name, bytes, source))?;
     }
     for (name, mut declared) in buckets() {
         let stream: &'static str = name;
@@ -141,6 +146,15 @@ pub async fn declare(client: &Client, config: &NatsConfig) -> Result<(), Declare
             .map_err(|source| DeclareError::Bucket { name, source })?;
     }
     Ok(())
+}
+
+fn refusal(name: &'static str, bytes: i64, source: CreateStreamError) -> DeclareError {
+    use async_nats::jetstream::{ErrorCode, context::CreateStreamErrorKind};
+    let CreateStreamErrorKind::JetStream(error) = source.kind() else { return DeclareError::Stream { name, source } };
+    match error.error_code() {
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::INSUFFICIENT_RESOURCES => DeclareError::NoRoom { bytes },
+        _ => DeclareError::Stream { name, source },
+    }
 }
 
 /// The replicas of an existing stream.

@@ -51,7 +51,7 @@ impl Member {
         let shutdown = CancellationToken::new();
         let group = PartitionGroup::new(client, &server.config(), "test", MemberId::from(id), positions.clone());
         let stop = shutdown.clone();
-        let task = tokio::spawn(async move { group.run(sender, stop).await.expect("runs") });
+        let task = tokio::spawn(group.run(sender, stop));
         Self { events, shutdown, task }
     }
 
