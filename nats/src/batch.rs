@@ -259,7 +259,7 @@ struct WireIn {
     seq: u64,
     times: Vec<i64>,
     #[serde(default)]
-    tags: BTreeMap<Name, Vec<String>>,
+    tags: BTreeMap<Name, TagIn>,
     fields: BTreeMap<Name, ColumnIn>,
 }
 
@@ -268,6 +268,22 @@ impl Batch {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.times.len()
+    }
+
+    /// Memory that the batch takes once decoded, in bytes and roughly: what readers bound their buffers by, since a compressed
+    /// payload says little about it.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const FIXED: usize = 200;
+        const VALUE: usize = 16;
+        const TEXT: usize = 24;
+        let text = |text: &String| text.len() + TEXT;
+        let tags: usize = self.tags.values().flatten().map(text).sum();
+        let fields = self.fields.values().map(|column| match column {
+            Column::Text(values) => values.iter().map(|value| value.as_ref().map_or(TEXT, text)).sum(),
+            column => column.len() * VALUE,
+        });
+        FIXED + self.times.len() * VALUE + tags + fields.sum::<usize>()
     }
 
     /// Encodes the batch as uncompressed MessagePack.
@@ -317,7 +333,7 @@ impl Batch {
             epoch: wire.epoch,
             seq: wire.seq,
             times: wire.times,
-            tags: wire.tags,
+            tags: wire.tags.into_iter().map(|(name, tag)| (name, tag.0)).collect(),
             fields,
         };
         batch.validate()?;
@@ -393,8 +409,14 @@ fn decode_wire(bytes: &[u8]) -> Result<WireIn, DecodeError> {
 }
 
 fn validate_column(name: &Name, found: usize, expected: usize) -> Result<(), DecodeError> {
-    if matches!(&**name, "ts" | "host") {
-        return Err(DecodeError::ColumnName { column: name.clone(), why: "a column of every table already" });
+    let why = match &**name {
+        "ts" | "host" => Some("a column of every table already"),
+        // DuckLake keeps them for the rows that it holds in the catalog.
+        "row_id" | "begin_snapshot" | "end_snapshot" => Some("reserved by the lake, choose another name"),
+        _ => None,
+    };
+    if let Some(why) = why {
+        return Err(DecodeError::ColumnName { column: name.clone(), why });
     }
     if found != expected {
         return Err(DecodeError::ColumnLength { column: name.clone(), found, expected });
@@ -428,6 +450,32 @@ impl Serialize for Column {
             Self::Bool(values) => values.serialize(serializer),
             Self::Text(values) => values.serialize(serializer),
         }
+    }
+}
+
+/// A decoded tag. Bounded while it is read: empty texts take more memory than bytes on the wire.
+struct TagIn(Vec<String>);
+
+impl<'de> Deserialize<'de> for TagIn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TagVisitor;
+        impl<'de> de::Visitor<'de> for TagVisitor {
+            type Value = TagIn;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of strings")
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<TagIn, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    if values.len() == MAX_ROWS {
+                        return Err(de::Error::custom(format!("a tag has more than {MAX_ROWS} values")));
+                    }
+                    values.push(value);
+                }
+                Ok(TagIn(values))
+            }
+        }
+        deserializer.deserialize_seq(TagVisitor)
     }
 }
 

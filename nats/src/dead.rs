@@ -11,6 +11,9 @@ pub const SUBJECT_HEADER: &str = "Plimsoll-Subject";
 /// Header with the message's sequence in its stream.
 pub const SEQUENCE_HEADER: &str = "Plimsoll-Sequence";
 
+/// Longest header of a dead message in bytes.
+pub const MAX_HEADER_BYTES: usize = 4096;
+
 /// The subject of a dead message of a worker group: `plimsoll.dead.<group>`.
 #[must_use]
 pub fn subject(group: &str) -> String {
@@ -29,7 +32,7 @@ pub fn headers(
 ) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(encoding) = original.and_then(|headers| headers.get(crate::batch::ENCODING_HEADER)) {
-        headers.insert(crate::batch::ENCODING_HEADER, encoding.as_str());
+        headers.insert(crate::batch::ENCODING_HEADER, header_text(encoding.as_str()).as_str());
     }
     headers.insert(REASON_HEADER, header_text(&chain(reason)).as_str());
     headers.insert(SUBJECT_HEADER, header_text(stored_subject).as_str());
@@ -51,6 +54,9 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-fn header_text(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
+/// The text on one line and at most [`MAX_HEADER_BYTES`] long: an error may quote a hostile message at any length.
+#[must_use]
+pub fn header_text(text: &str) -> String {
+    let end = (0..=MAX_HEADER_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].replace(|c: char| c.is_control(), " ")
 }

@@ -118,6 +118,8 @@ fn every_refusal_says_what_was_expected() {
         (json!({"fields": {"x": [[1], [2]]}}), "expected a float, integer, bool, string or nil"),
         (json!({"fields": {"ts": [1, 2]}}), "`ts` is a column of every table"),
         (json!({"tags": {"host": ["a", "b"]}}), "`host` is a column of every table"),
+        (json!({"fields": {"row_id": [1, 2]}}), "`row_id` is reserved by the lake"),
+        (json!({"tags": {"core": vec![""; MAX_ROWS + 1]}}), "a tag has more than 65536 values"),
         (json!({"tags": {"x": ["a", "b"]}}), "both a tag and a field"),
         (json!({"fields": {"DROP TABLE": [1, 2]}}), "`DROP TABLE` is not a name"),
         (json!({"tags": {"core": ["a".repeat(1025), "b"]}}), "`core` row 0 is longer than 1024 bytes"),
@@ -151,7 +153,7 @@ fn column(rows: usize) -> impl Strategy<Value = Column> {
 fn batches() -> impl Strategy<Value = Batch> {
     (1_usize..20).prop_flat_map(|rows| {
         let times = prop::collection::vec(any::<i64>(), rows);
-        let tags = prop::collection::btree_map("t[a-z0-9_]{0,4}", prop::collection::vec(".{0,8}", rows), 0..3);
+        let tags = prop::collection::btree_map("t_[a-z0-9_]{0,4}", prop::collection::vec(".{0,8}", rows), 0..3);
         let fields = prop::collection::btree_map("f[a-z0-9_]{0,4}", column(rows), 1..5);
         (times, tags, fields, any::<u64>()).prop_map(|(times, tags, fields, seq)| Batch {
             times,
