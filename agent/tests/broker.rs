@@ -8,17 +8,9 @@ use plimsoll_nats::{
     host::HostRecord,
     streams,
     subject::MetricSubject,
-    testing::{TestServer, eventually},
+    testing::{Proxy, Swallow, TestServer, eventually},
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -246,65 +238,4 @@ async fn an_agent_without_a_broker_ends_when_told() {
     let agent = Agent::start(&server, Duration::from_millis(100));
     tokio::time::sleep(Duration::from_millis(300)).await;
     tokio::time::timeout(Duration::from_secs(5), agent.stop()).await.expect("it ends at once");
-}
-
-/// What a proxy keeps from arriving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Swallow {
-    Nothing,
-    Requests,
-    Answers,
-}
-
-/// A TCP proxy that can swallow what either side says, and cut its connections.
-struct Proxy {
-    url: String,
-    swallow: watch::Sender<Swallow>,
-    cut: watch::Sender<()>,
-}
-
-impl Proxy {
-    async fn start(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("nats://{}", listener.local_addr().expect("bound"));
-        let (swallow, swallowed) = watch::channel(Swallow::Nothing);
-        let (cut, cuts) = watch::channel(());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let Ok(broker) = TcpStream::connect(target.trim_start_matches("nats://")).await else { continue };
-                let (mut cuts, swallowed) = (cuts.clone(), swallowed.clone());
-                cuts.mark_unchanged();
-                tokio::spawn(async move {
-                    let (from_client, to_client) = client.into_split();
-                    let (from_broker, to_broker) = broker.into_split();
-                    tokio::select! {
-                        _ = cuts.changed() => {}
-                        () = relay(from_client, to_broker, &swallowed, Swallow::Requests) => {}
-                        () = relay(from_broker, to_client, &swallowed, Swallow::Answers) => {}
-                    }
-                });
-            }
-        });
-        Self { url, swallow, cut }
-    }
-
-    fn swallow(&self, what: Swallow) {
-        self.swallow.send_replace(what);
-    }
-
-    /// Cuts every connection; those made from now on are whole.
-    fn cut(&self) {
-        self.swallow(Swallow::Nothing);
-        self.cut.send_replace(());
-    }
-}
-
-async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallowed: &watch::Receiver<Swallow>, what: Swallow) {
-    let mut bytes = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        let swallow = *swallowed.borrow() == what;
-        if !swallow && to.write_all(&bytes[..count]).await.is_err() {
-            break;
-        }
-    }
 }

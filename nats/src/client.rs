@@ -23,8 +23,8 @@ pub struct NatsConfig {
     pub credentials_file: Option<PathBuf>,
     /// Replicas of streams and buckets that this service creates; default 1, in a cluster 3. An existing stream keeps its own.
     pub replicas: usize,
-    /// Size of `METRICS` in bytes past which the oldest samples go; default 10 GiB.
-    pub metrics_max_bytes: i64,
+    /// Size of `METRICS` in bytes past which the oldest samples go; default what the stream has, for a new one 10 GiB.
+    pub metrics_max_bytes: Option<i64>,
 }
 
 impl Default for NatsConfig {
@@ -36,7 +36,7 @@ impl Default for NatsConfig {
             password_file: None,
             credentials_file: None,
             replicas: 1,
-            metrics_max_bytes: 10 * 1024 * 1024 * 1024,
+            metrics_max_bytes: None,
         }
     }
 }

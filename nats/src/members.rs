@@ -100,6 +100,10 @@ impl Membership {
         shutdown: &CancellationToken,
     ) -> Result<(), MembersError> {
         let bucket = streams::bucket(&self.client, streams::MEMBERS).await?;
+        // Announced first, so that the history has an end to be told: nobody is counted before all are known.
+        self.announce(seen).await?;
+        let mut known = false;
+        let mut away = false;
         let watched = bucket.watch_with_history(format!("{}.*", self.group)).await;
         let mut watch = watched.map_err(|error| MembersError::Watch(error.into()))?;
         let mut beat = tokio::time::interval(HEARTBEAT);
@@ -110,11 +114,24 @@ impl Membership {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = beat.tick() => {
                     let announced = self.announce(seen).await;
-                    self.publish(seen);
+                    if self.client.is_connected() && std::mem::take(&mut away) {
+                        // Nobody could be heard meanwhile, which says nothing about them.
+                        seen.values_mut().for_each(|heard| *heard = Instant::now());
+                    }
+                    away |= !self.client.is_connected();
+                    if known {
+                        self.publish(seen);
+                    }
                     announced?;
                 }
                 entry = watch.next() => match entry {
-                    Some(Ok(entry)) => self.note(&entry, seen),
+                    Some(Ok(entry)) => {
+                        self.note(&entry, seen);
+                        known |= entry.delta == 0;
+                        if known {
+                            self.publish(seen);
+                        }
+                    }
                     Some(Err(error)) => return Err(MembersError::Watch(error.into())),
                     None => return Ok(()),
                 },
@@ -157,7 +174,6 @@ impl Membership {
             kv::Operation::Put => seen.insert(member, Instant::now()),
             kv::Operation::Delete | kv::Operation::Purge => seen.remove(&member),
         };
-        self.publish(seen);
     }
 
     /// Tells who is alive, when that has changed.

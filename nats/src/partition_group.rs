@@ -4,9 +4,12 @@
 //! goes to the member that ranks highest for it and holds less than its share. Members that see different sets for a moment
 //! may both read for a partition; the broker's pin lets only one of them have messages, and the lake lets only one commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -17,6 +20,9 @@ use crate::{
     reader::{PartitionReader, ReaderEvent, StartSource},
     subject::PARTITIONS,
 };
+
+/// How often a group looks whether its readers are all running.
+const SUPERVISION: Duration = Duration::from_secs(5);
 
 /// Which member reads each partition: at most one partition more for one member than for another.
 ///
@@ -74,46 +80,80 @@ impl<S: StartSource> PartitionGroup<S> {
         let tracker = TaskTracker::new();
         let leave = CancellationToken::new();
         tracker.spawn(membership.run(leave.clone()));
-        let mut readers: BTreeMap<PartitionId, CancellationToken> = BTreeMap::new();
+        let mut readers: BTreeMap<PartitionId, RunningReader> = BTreeMap::new();
+        // Readers of partitions that were taken away. One that comes back waits for its former reader: the two must not
+        // yield the partition's messages side by side.
+        let mut ending: BTreeMap<PartitionId, JoinHandle<()>> = BTreeMap::new();
+        let mut told = (0, 0);
         loop {
             let assigned: BTreeSet<PartitionId> = assign(&members.borrow_and_update())
                 .into_iter()
                 .filter(|(_, member)| *member == self.member)
                 .map(|(partition, _)| partition)
                 .collect();
-            readers.retain(|partition, stop| {
-                let keep = assigned.contains(partition);
-                if !keep {
-                    stop.cancel();
-                }
-                keep
-            });
-            for partition in assigned {
-                readers.entry(partition).or_insert_with(|| {
-                    let stop = CancellationToken::new();
-                    tracker.spawn(self.reader(partition).run(events.clone(), stop.clone()));
-                    stop
-                });
+            ending.retain(|_, task| !task.is_finished());
+            let (kept, taken) = std::mem::take(&mut readers)
+                .into_iter()
+                .partition(|(partition, reader)| assigned.contains(partition) && !reader.task.is_finished());
+            readers = kept;
+            for (partition, reader) in taken {
+                reader.stop.cancel();
+                ending.insert(partition, reader.task);
             }
-            tracing::info!(group = self.group, member.id = %self.member, members = members.borrow().len(), partitions = readers.len(), "partitions assigned");
+            for partition in assigned {
+                readers
+                    .entry(partition)
+                    .or_insert_with(|| self.start_reader(partition, ending.remove(&partition), &events, &tracker));
+            }
+            let now = (members.borrow().len(), readers.len());
+            if std::mem::replace(&mut told, now) != now {
+                tracing::info!(group = self.group, member.id = %self.member, members = now.0, partitions = now.1, "partitions assigned");
+            }
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 changed = members.changed() => if changed.is_err() { break },
+                // A reader that broke off is started again.
+                () = tokio::time::sleep(SUPERVISION) => {}
             }
         }
         // The readers release their partitions before the heartbeat goes, so that the next owner finds them free.
-        for stop in readers.values() {
-            stop.cancel();
+        readers.values().for_each(|reader| reader.stop.cancel());
+        for reader in readers.into_values() {
+            let _ = reader.task.await;
         }
         leave.cancel();
         tracker.close();
         tracker.wait().await;
     }
 
-    fn reader(&self, partition: PartitionId) -> PartitionReader<S> {
-        PartitionReader::new(&self.client, &self.config, self.group, partition, self.start.clone())
+    fn start_reader(
+        &self,
+        partition: PartitionId,
+        former: Option<JoinHandle<()>>,
+        events: &mpsc::Sender<ReaderEvent>,
+        tracker: &TaskTracker,
+    ) -> RunningReader {
+        let reader = PartitionReader::new(&self.client, &self.config, self.group, partition, self.start.clone());
+        let stop = CancellationToken::new();
+        let (events, stopped) = (events.clone(), stop.clone());
+        let task = tracker.spawn(async move {
+            if let Some(former) = former
+                && former.await.is_err()
+            {
+                tracing::error!(partition.id = %partition, "the partition's reader broke off and is started again");
+            }
+            reader.run(events, stopped).await;
+        });
+        RunningReader { stop, task }
     }
+}
+
+/// The reader of an assigned partition.
+#[derive(Debug)]
+struct RunningReader {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 #[cfg(test)]

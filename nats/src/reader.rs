@@ -4,7 +4,8 @@
 //! at a time and tells its pin id with each message. What the broker believes delivered or acked says nothing about what is
 //! contained in the lake. So a reader waits until nobody holds the partition, asks its [`StartSource`], and makes the consumer
 //! again from there unless it stands exactly there; with its first message it asks once more, and when its pin changes it starts
-//! over. Nothing between the start and the first message can thereby be skipped.
+//! over. Deliveries are counted: one that is missing, as after a cut connection, makes it start over too. So nothing between the
+//! start and the last message can be skipped.
 //!
 //! Sequences rise strictly between two [`ReaderEvent::Started`]; redeliveries within are dropped.
 
@@ -16,7 +17,7 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,7 +30,10 @@ use crate::{
 /// Expiry of one pull; well below [`PIN_TIMEOUT`], so that a waiting reader keeps its pin.
 const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// How long the broker keeps a partition for a silent reader.
-pub const PIN_TIMEOUT: Duration = Duration::from_secs(4);
+///
+/// Longer than the client waits before it repeats a pull that it did not see through, which happens while a slow commit holds
+/// the reader up; short enough for a dead member to be replaced within 10 s.
+pub const PIN_TIMEOUT: Duration = Duration::from_secs(7);
 /// Longer than any commit takes: a redelivery is only wasted work, since a new owner begins from the position anyway.
 const ACK_WAIT: Duration = Duration::from_secs(600);
 /// Messages asked for in one pull.
@@ -38,6 +42,11 @@ const PULL_MESSAGES: usize = 1000;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a reader that has had no message yet looks whether another client gets them.
 const CHECK: Duration = Duration::from_secs(1);
+/// How often a reader that has had messages looks whether the consumer is still its own: while it was held up, another one may
+/// have made it anew, had the last messages, and died.
+const CHECK_OWN: Duration = Duration::from_secs(5);
+/// Longest pause after errors in a row.
+const MAX_RETRY: Duration = Duration::from_secs(5);
 
 /// Where a partition's reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +190,18 @@ enum SessionError {
     Pull(#[source] async_nats::Error),
     #[error("failed to understand a delivery")]
     Delivery(#[source] async_nats::Error),
+    #[error(
+        "the position {position} is ahead of the stream, which ends at {last}: the broker was restored from an older copy. \
+         Delete the stream METRICS, so that it begins a new life, or restore the lake of that time"
+    )]
+    Ahead { position: Sequence, last: Sequence },
+}
+
+/// A partition's consumer that nobody held, and where it begins.
+struct Taken {
+    consumer: PullConsumer,
+    incarnation: Incarnation,
+    start: Start,
 }
 
 /// Why a session ended without an error.
@@ -202,21 +223,26 @@ impl<S: StartSource> PartitionReader<S> {
 
     /// Reads until `stop`, then gives the partition back to the broker.
     pub async fn run(mut self, events: mpsc::Sender<ReaderEvent>, stop: CancellationToken) {
+        let mut pause = RETRY;
         while !stop.is_cancelled() {
             let end = self.session(&events, &stop).await;
             tracing::debug!(group = self.group, partition.id = %self.partition, end = ?end.as_ref().ok(), "a session ended");
             match end {
                 Ok(SessionEnd::Stop) => break,
-                Ok(SessionEnd::Lost) => continue,
-                Ok(SessionEnd::Busy) => {}
+                Ok(SessionEnd::Lost) => {
+                    pause = RETRY;
+                    continue;
+                }
+                Ok(SessionEnd::Busy) => pause = RETRY,
                 Err(error) => {
                     tracing::warn!(group = self.group, partition.id = %self.partition, error = %chain(&error), "reading a partition failed, trying again");
+                    pause = (pause * 2).min(MAX_RETRY);
                 }
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         self.release().await;
@@ -229,13 +255,30 @@ impl<S: StartSource> PartitionReader<S> {
         events: &mpsc::Sender<ReaderEvent>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, SessionError> {
+        match stop.run_until_cancelled(self.take()).await {
+            None => Ok(SessionEnd::Stop),
+            Some(taken) => match taken? {
+                None => Ok(SessionEnd::Busy),
+                Some(taken) => self.pull(taken, events, stop).await,
+            },
+        }
+    }
+
+    /// Makes the consumer begin where the partition does; none while another client has it.
+    async fn take(&self) -> Result<Option<Taken>, SessionError> {
         let (stream, incarnation) = self.stream().await?;
         let name = consumer_name(self.group, self.partition);
         let existing = stream.get_consumer::<pull::Config>(&name).await.ok();
         if existing.as_ref().is_some_and(|consumer| self.is_held_by_another(consumer.cached_info())) {
-            return Ok(SessionEnd::Busy);
+            return Ok(None);
         }
         let start = self.start.start(self.partition, incarnation).await?;
+        let last = Sequence(stream.cached_info().state.last_sequence);
+        if let Start::After(position) = start
+            && position > last
+        {
+            return Err(SessionError::Ahead { position, last });
+        }
         let config = self.consumer_config(&name, start);
         let consumer = match existing {
             Some(consumer) if begins_at(consumer.cached_info(), &config) => consumer,
@@ -247,34 +290,25 @@ impl<S: StartSource> PartitionReader<S> {
             }
         };
         tracing::debug!(group = self.group, partition.id = %self.partition, ?start, "waiting for the partition's messages");
-        self.pull(consumer, incarnation, start, events, stop).await
+        Ok(Some(Taken { consumer, incarnation, start }))
     }
 
     async fn pull(
         &mut self,
-        mut consumer: PullConsumer,
-        incarnation: Incarnation,
-        made_from: Start,
+        taken: Taken,
         events: &mpsc::Sender<ReaderEvent>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, SessionError> {
-        let mut messages = consumer
-            .stream()
-            .group(self.group)
-            .expires(PULL_EXPIRES)
-            .max_messages_per_batch(PULL_MESSAGES)
-            .messages()
-            .await
-            .map_err(|error| SessionError::Pull(error.into()))?;
-        let mut check = tokio::time::interval_at(tokio::time::Instant::now() + CHECK, CHECK);
+        let mut messages = self.messages(&taken.consumer).await?;
+        let mut look = tokio::time::interval_at(Instant::now() + CHECK, CHECK);
         let mut suspected = false;
-        let mut started = false;
+        let mut delivered = 0;
         let mut last = Sequence(0);
         let mut left = PULL_MESSAGES;
         loop {
             let message = tokio::select! {
                 biased;
-                () = stop.cancelled() => match arrived(&mut messages).filter(|_| started && left > 0) {
+                () = stop.cancelled() => match arrived(&mut messages).filter(|_| delivered > 0 && left > 0) {
                     Some(message) => {
                         left -= 1;
                         message
@@ -285,46 +319,72 @@ impl<S: StartSource> PartitionReader<S> {
                     Some(message) => message.map_err(|error| SessionError::Pull(error.into()))?,
                     None => return Ok(SessionEnd::Lost),
                 },
-                _ = check.tick(), if !started => {
-                    // Somebody has had messages. They may be on their way to this reader: then the next round has read them.
-                    let info = consumer.info().await.map_err(|error| SessionError::Pull(error.into()))?;
-                    if info.delivered.consumer_sequence > 0 && std::mem::replace(&mut suspected, true) {
+                _ = look.tick() => {
+                    if !self.is_still_own(&taken, delivered).await? && std::mem::replace(&mut suspected, true) {
                         return Ok(SessionEnd::Lost);
                     }
                     continue;
                 }
             };
+            suspected = false;
             let pin = pin_of(&message);
             let info = message.info().map_err(SessionError::Delivery)?;
-            let (sequence, consumer_sequence) = (Sequence(info.stream_sequence), info.consumer_sequence);
-            let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-            let pending = info.pending;
-            if !started {
+            let sequence = Sequence(info.stream_sequence);
+            delivered += 1;
+            if info.consumer_sequence != delivered || (delivered > 1 && pin != self.pin) {
+                // Messages went elsewhere: to another client, or to a connection that was cut.
                 self.pin = pin;
-                if consumer_sequence != 1 || !self.still_starts_at(made_from, incarnation).await? {
+                return Ok(SessionEnd::Lost);
+            }
+            if delivered == 1 {
+                self.pin = pin;
+                if !self.still_starts_at(&taken).await? {
                     return Ok(SessionEnd::Lost);
                 }
-                started = true;
+                look = tokio::time::interval_at(Instant::now() + CHECK_OWN, CHECK_OWN);
                 tracing::debug!(group = self.group, partition.id = %self.partition, stream.seq = %sequence, "reading the partition");
-                let event = ReaderEvent::Started { partition: self.partition, incarnation };
+                let event = ReaderEvent::Started { partition: self.partition, incarnation: taken.incarnation };
                 if events.send(event).await.is_err() {
                     return Ok(SessionEnd::Stop);
                 }
-            } else if pin != self.pin {
-                // Somebody else had the partition in between, and may have had messages that are contained nowhere.
-                self.pin = pin;
-                return Ok(SessionEnd::Lost);
             }
             if sequence <= last {
                 continue;
             }
             last = sequence;
-            let partition = self.partition;
-            let stored = StoredMessage { partition, incarnation, sequence, stored_ms, pending, message };
+            let stored = self.stored(message, taken.incarnation)?;
             if events.send(ReaderEvent::Message(stored)).await.is_err() {
                 return Ok(SessionEnd::Stop);
             }
         }
+    }
+
+    async fn messages(&self, consumer: &PullConsumer) -> Result<pull::Stream, SessionError> {
+        consumer
+            .stream()
+            .group(self.group)
+            .expires(PULL_EXPIRES)
+            .max_messages_per_batch(PULL_MESSAGES)
+            .messages()
+            .await
+            .map_err(|error| SessionError::Pull(error.into()))
+    }
+
+    fn stored(&self, message: jetstream::Message, incarnation: Incarnation) -> Result<StoredMessage, SessionError> {
+        let info = message.info().map_err(SessionError::Delivery)?;
+        let (sequence, pending) = (Sequence(info.stream_sequence), info.pending);
+        let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        Ok(StoredMessage { partition: self.partition, incarnation, sequence, stored_ms, pending, message })
+    }
+
+    /// Whether the consumer is the one that this reader took, and gives its messages to nobody else. Before the first message
+    /// nobody may have had one; those under way to this reader look like it, so one look is not enough.
+    async fn is_still_own(&self, taken: &Taken, delivered: u64) -> Result<bool, SessionError> {
+        let info = taken.consumer.get_info().await.map_err(|error| SessionError::Pull(error.into()))?;
+        let same = info.created == taken.consumer.cached_info().created;
+        let untouched =
+            if delivered == 0 { info.delivered.consumer_sequence == 0 } else { !self.is_held_by_another(&info) };
+        Ok(same && untouched)
     }
 
     /// Whether the broker gives the partition's messages to another client than this reader.
@@ -333,12 +393,15 @@ impl<S: StartSource> PartitionReader<S> {
         pinned.is_some_and(|pinned| self.pin.as_ref() != Some(pinned))
     }
 
-    /// Whether the partition, whose pin this reader has just got, still begins where the consumer was made to begin.
-    async fn still_starts_at(&self, made_from: Start, incarnation: Incarnation) -> Result<bool, StartError> {
-        match made_from {
-            Start::Recent(_) => Ok(true),
-            start => Ok(self.start.start(self.partition, incarnation).await? == start),
-        }
+    /// Whether the partition, whose pin this reader has just got, is in the same life of the stream and still begins where its
+    /// consumer was made to begin.
+    async fn still_starts_at(&self, taken: &Taken) -> Result<bool, SessionError> {
+        let (_, incarnation) = streams::metrics(&self.client).await?;
+        let same_start = match taken.start {
+            Start::Recent(_) => true,
+            start => self.start.start(self.partition, incarnation).await? == start,
+        };
+        Ok(incarnation == taken.incarnation && same_start)
     }
 
     /// The stream, declared again where it has vanished.
@@ -352,7 +415,7 @@ impl<S: StartSource> PartitionReader<S> {
         }
     }
 
-    /// Creates the consumer; fails when another member was faster with a different start.
+    /// Creates the consumer; fails when another member was faster with another configuration.
     async fn create(&self, config: pull::Config) -> Result<PullConsumer, SessionError> {
         self.client
             .jetstream

@@ -1,7 +1,7 @@
 //! Streams and buckets: declared here, applied by whichever service starts first.
 //!
-//! Declaring is idempotent. A changed declaration updates what exists and never recreates it; the number of replicas of
-//! what exists stays as an operator set it.
+//! Declaring is idempotent. A changed declaration updates what exists and never recreates it. The number of replicas of what
+//! exists stays as an operator set it, and so does the size of `METRICS` unless a service is told another.
 
 use std::time::Duration;
 
@@ -43,6 +43,11 @@ pub const METRICS_MAX_AGE: Duration = Duration::from_secs(72 * 3600);
 /// How long a published message id is remembered.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// Size of a new `METRICS` in bytes, unless a service is told another.
+pub const METRICS_MAX_BYTES: i64 = 10 * 1024 * 1024 * 1024;
+
+/// Size of each other stream in bytes: they hold little, and a flood of dead messages must not fill the broker's disk.
+const OTHERS_MAX_BYTES: i64 = 512 * 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a stream or bucket could not be declared.
@@ -87,7 +92,7 @@ fn stream(name: &str, subjects: &str, max_age: Duration) -> Config {
         name: name.to_owned(),
         subjects: vec![subjects.to_owned()],
         max_age,
-        max_bytes: -1,
+        max_bytes: OTHERS_MAX_BYTES,
         storage: StorageType::File,
         allow_direct: true,
         duplicate_window: DUPLICATE_WINDOW,
@@ -95,9 +100,9 @@ fn stream(name: &str, subjects: &str, max_age: Duration) -> Config {
     }
 }
 
-fn declarations(config: &NatsConfig) -> [(&'static str, Config); 5] {
+fn declarations() -> [(&'static str, Config); 5] {
     let metrics = Config {
-        max_bytes: config.metrics_max_bytes,
+        max_bytes: METRICS_MAX_BYTES,
         compression: Some(Compression::S2),
         subject_transform: Some(SubjectTransform {
             source: subject::METRICS_WILDCARD.to_owned(),
@@ -131,14 +136,19 @@ fn buckets() -> [(&'static str, kv::Config); 6] {
 ///
 /// Fails when the broker refuses one, as when its disk has no room for `metrics_max_bytes`, or does not answer.
 pub async fn declare(client: &Client, config: &NatsConfig) -> Result<(), DeclareError> {
-    for (name, mut declared) in declarations(config) {
-        declared.num_replicas = replicas(client, name).await?.unwrap_or(config.replicas);
+    for (name, mut declared) in declarations() {
+        let existing = existing(client, name).await?;
+        declared.num_replicas = existing.as_ref().map_or(config.replicas, |existing| existing.num_replicas);
+        if name == METRICS {
+            let kept = existing.as_ref().map(|existing| existing.max_bytes);
+            declared.max_bytes = config.metrics_max_bytes.or(kept).unwrap_or(METRICS_MAX_BYTES);
+        }
         let bytes = declared.max_bytes;
         client.jetstream.create_or_update_stream(declared).await.map_err(|source| refusal(name, bytes, source))?;
     }
     for (name, mut declared) in buckets() {
-        let stream: &'static str = name;
-        declared.num_replicas = replicas(client, &format!("KV_{stream}")).await?.unwrap_or(config.replicas);
+        let existing = existing(client, &format!("KV_{name}")).await?;
+        declared.num_replicas = existing.map_or(config.replicas, |existing| existing.num_replicas);
         client
             .jetstream
             .create_or_update_key_value(declared)
@@ -157,11 +167,11 @@ fn refusal(name: &'static str, bytes: i64, source: CreateStreamError) -> Declare
     }
 }
 
-/// The replicas of an existing stream.
-async fn replicas(client: &Client, stream: &str) -> Result<Option<usize>, DeclareError> {
+/// How an existing stream is configured.
+async fn existing(client: &Client, stream: &str) -> Result<Option<Config>, DeclareError> {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     match client.jetstream.get_stream(stream).await {
-        Ok(stream) => Ok(Some(stream.cached_info().config.num_replicas)),
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
             _ => Err(DeclareError::Lookup { name: "streams", source: error.into() }),

@@ -1,5 +1,7 @@
 //! Real nats-server children for tests: one a test, on a free port, with a store of its own, killed on drop.
 
+mod proxy;
+
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -10,6 +12,8 @@ use crate::{
     server::{Server, ServerConfig},
     streams,
 };
+
+pub use proxy::{Proxy, Swallow};
 
 /// A broker of a test's own.
 pub struct TestServer {
@@ -71,7 +75,7 @@ impl TestServer {
     /// A configuration that leads to this broker, small enough for a test's disk.
     #[must_use]
     pub fn config(&self) -> NatsConfig {
-        NatsConfig { url: self.url(), metrics_max_bytes: 512 * 1024 * 1024, ..NatsConfig::default() }
+        NatsConfig { url: self.url(), metrics_max_bytes: Some(512 * 1024 * 1024), ..NatsConfig::default() }
     }
 
     /// A connection to this broker, with all streams and buckets declared.

@@ -7,12 +7,12 @@ use std::{
 };
 
 use plimsoll_nats::{
-    Batch, Client, Column, HostId, Incarnation, Name, PartitionId, Sequence,
+    Batch, Client, Column, HostId, Incarnation, Name, NatsConfig, PartitionId, Sequence,
     client::MemberId,
     partition_group::PartitionGroup,
     reader::{ReaderEvent, Start, StartError, StartSource},
     streams, subject,
-    testing::{TestServer, eventually},
+    testing::{Proxy, Swallow, TestServer, eventually},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -101,13 +101,21 @@ async fn declaring_again_changes_nothing_and_keeps_the_messages() {
     publish(&client, "h", 1).await;
     let (before, life) = streams::metrics(&client).await.expect("there");
     streams::declare(&client, &server.config()).await.expect("declares again");
-    let mut config = server.config();
-    config.metrics_max_bytes /= 2;
-    streams::declare(&client, &config).await.expect("updates");
+    let half = NatsConfig { metrics_max_bytes: Some(256 * 1024 * 1024), ..server.config() };
+    streams::declare(&client, &half).await.expect("updates");
     let (after, same) = streams::metrics(&client).await.expect("there");
     assert_eq!(life, same, "updated, not recreated");
     assert_eq!(after.cached_info().state.messages, 1);
     assert_eq!(after.cached_info().config.max_bytes, before.cached_info().config.max_bytes / 2);
+
+    let untold = NatsConfig { metrics_max_bytes: None, ..server.config() };
+    streams::declare(&client, &untold).await.expect("declares");
+    let (kept, _) = streams::metrics(&client).await.expect("there");
+    assert_eq!(
+        kept.cached_info().config.max_bytes,
+        256 * 1024 * 1024,
+        "a service that is told no size leaves it alone"
+    );
 }
 
 #[tokio::test]
@@ -244,6 +252,63 @@ async fn two_members_share_the_partitions_and_one_that_leaves_is_replaced() {
         assert_eq!(second.next_message().await.2.seq, 3);
     }
     second.leave().await;
+}
+
+/// The broker counts what it has sent as delivered, and the pin outlives a short cut.
+#[tokio::test]
+async fn what_a_cut_connection_swallowed_is_read_again() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let proxy = Proxy::start(server.url()).await;
+    let config = NatsConfig { url: proxy.url.clone(), ..server.config() };
+    let cut_off = Client::connect(&config, "cut-off", &CancellationToken::new()).await.expect("connects");
+    let positions = SharedPositions::default();
+    let mut member = Member::join(&server, &cut_off, "a", &positions);
+    let (stream, _) = streams::metrics(&client).await.expect("there");
+    for seq in 1..=5 {
+        publish(&client, "h", seq).await;
+        let (partition, sequence, batch) = member.next_message().await;
+        assert_eq!(batch.seq, seq);
+        positions.advance(partition, sequence);
+    }
+    proxy.swallow(Swallow::Answers);
+    for seq in 6..=25 {
+        publish(&client, "h", seq).await;
+    }
+    eventually("the broker to believe that it has delivered some", LIMIT, async || {
+        let mut consumers = std::pin::pin!(stream.consumers());
+        while let Some(Ok(info)) = futures_util::StreamExt::next(&mut consumers).await {
+            if info.delivered.stream_sequence > 5 {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    proxy.cut();
+    publish(&client, "h", 26).await;
+    for seq in 6..=26 {
+        let (partition, sequence, batch) = member.next_message().await;
+        assert_eq!(batch.seq, seq, "nothing is skipped");
+        positions.advance(partition, sequence);
+    }
+    member.leave().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_before_the_position_is_not_read() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    publish(&client, "h", 1).await;
+    let positions = SharedPositions::default();
+    PartitionId::all().for_each(|partition| positions.advance(partition, Sequence(7)));
+    let mut member = Member::join(&server, &client, "a", &positions);
+    // Two heartbeats: time enough for the readers to have begun, had they not refused.
+    tokio::time::sleep(2 * plimsoll_nats::members::HEARTBEAT).await;
+    assert!(member.events.try_recv().is_err(), "rows that may be new are not passed over in silence");
+    positions.0.lock().expect("no panic").clear();
+    assert_eq!(member.next_message().await.2.seq, 1);
+    member.leave().await;
 }
 
 #[tokio::test]
