@@ -12,7 +12,7 @@ use async_nats::jetstream::{
     stream::{Compression, Config, RetentionPolicy, StorageType, SubjectTransform},
 };
 
-use crate::{Client, Incarnation, NatsConfig, subject};
+use crate::{Client, Incarnation, NatsConfig, PartitionId, Sequence, subject};
 
 /// The stream of all samples.
 pub const METRICS: &str = "METRICS";
@@ -85,6 +85,19 @@ pub enum DeclareError {
         /// Why.
         source: async_nats::Error,
     },
+}
+
+impl DeclareError {
+    /// Whether the broker has answered and says no, so that trying again won't help by itself.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        use async_nats::jetstream::context::CreateStreamErrorKind;
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Stream { source, .. } => matches!(source.kind(), CreateStreamErrorKind::JetStream(_)),
+            Self::Bucket { .. } | Self::Lookup { .. } => false,
+        }
+    }
 }
 
 fn stream(name: &str, subjects: &str, max_age: Duration) -> Config {
@@ -191,6 +204,23 @@ pub async fn metrics(client: &Client) -> Result<(jetstream::stream::Stream, Inca
     let created = stream.cached_info().created.unix_timestamp_nanos();
     let incarnation = Incarnation(i64::try_from(created).expect("nanoseconds since 1970 fit into 64 bits until 2262"));
     Ok((stream, incarnation))
+}
+
+/// The first message of a partition after a sequence; none when there is none.
+///
+/// Fails when the broker does not answer.
+pub async fn first_after(
+    stream: &jetstream::stream::Stream,
+    partition: PartitionId,
+    after: Sequence,
+) -> Result<Option<Sequence>, jetstream::stream::RawMessageError> {
+    use jetstream::stream::RawMessageErrorKind;
+    let filter = subject::partition_filter(partition);
+    match stream.raw_message_builder().sequence(after.next().0).next_by_subject(filter).send().await {
+        Ok(message) => Ok(Some(Sequence(message.sequence))),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens a bucket that [`declare`] made.

@@ -100,6 +100,8 @@ enum SessionError {
     Stream(#[from] DeclareError),
     #[error("failed to read the lake's positions")]
     Positions(#[from] LakeError),
+    #[error("failed to look up where the tail begins")]
+    Begin(#[source] jetstream::stream::RawMessageError),
     #[error("failed to create the consumer")]
     Consumer(#[source] async_nats::Error),
     #[error("failed to pull messages")]
@@ -156,7 +158,7 @@ impl Feed {
     async fn session(&mut self) -> Result<(), SessionError> {
         let (stream, incarnation) = streams::metrics(&self.client).await?;
         let stored = stream.cached_info().state.clone();
-        let start = self.start(incarnation, Sequence(stored.last_sequence)).await?;
+        let start = self.start(&stream, incarnation, Sequence(stored.last_sequence)).await?;
         let messages = consume(&stream, start).await?;
         tokio::pin!(messages);
         let target = if stored.messages == 0 { Sequence(0) } else { Sequence(stored.last_sequence) };
@@ -184,8 +186,14 @@ impl Feed {
         }
     }
 
-    /// After which message to begin: the last one seen, where this is still the same stream, else the lake's lowest position.
-    async fn start(&mut self, incarnation: Incarnation, newest: Sequence) -> Result<Sequence, SessionError> {
+    /// After which message to begin: the last one seen, where this is still the same stream, else before the first that the lake
+    /// does not contain. The lowest position would not do: a partition without hosts has none, however long the stream is.
+    async fn start(
+        &mut self,
+        stream: &jetstream::stream::Stream,
+        incarnation: Incarnation,
+        newest: Sequence,
+    ) -> Result<Sequence, SessionError> {
         let rewind = self.state.rewind.swap(false, Ordering::AcqRel);
         match self.progress {
             Some((seen, last)) if seen == incarnation && last <= newest && !rewind => return Ok(last),
@@ -198,14 +206,16 @@ impl Feed {
                 return Err(error.into());
             }
         };
-        let mut start = None;
+        let mut start = newest;
         for partition in PartitionId::all() {
             let position = positions.of(partition, incarnation);
             self.tail.reset(partition, position);
-            start = Some(start.map_or(position.sequence, |start: Sequence| start.min(position.sequence)));
+            let first =
+                streams::first_after(stream, partition, position.sequence).await.map_err(SessionError::Begin)?;
+            start = first.map_or(start, |first| start.min(Sequence(first.0 - 1)));
         }
         self.progress = None;
-        Ok(start.unwrap_or_default())
+        Ok(start)
     }
 
     /// Puts a message into the tail; one that ingest would reject leaves no rows.

@@ -115,7 +115,7 @@ async fn declare(client: &Client, config: &QueryApiConfig, shutdown: &Cancellati
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if client.is_connected() {
+        if error.is_refusal() {
             return Err(error.into());
         }
         tokio::select! {

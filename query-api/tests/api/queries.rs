@@ -14,8 +14,10 @@ use plimsoll_nats::{
     streams,
     testing::eventually,
 };
-use plimsoll_query_api::times::now_ms;
+use plimsoll_query_api::{QueryApiConfig, times::now_ms};
+use plimsoll_service::ops::Ops;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Harness, PATIENCE, commit, host, name, publish};
 
@@ -57,6 +59,38 @@ async fn a_service_that_starts_late_answers_from_the_lake() {
     harness.publish(&harness.cpu("web-1", 3)).await;
     harness.ready().await;
     harness.counted(4).await;
+    harness.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_service_does_not_read_what_the_lake_contains() {
+    use plimsoll_nats::async_nats::jetstream::consumer::DeliverPolicy;
+    let harness = Harness::start().await;
+    for second in 0..20 {
+        harness.publish(&harness.cpu("web-1", second)).await;
+    }
+    harness.counted(20).await;
+    harness.commit().await;
+    harness.publish(&harness.cpu("web-1", 20)).await;
+    let config =
+        QueryApiConfig { nats: harness.broker.config(), lake: harness.lake.clone(), ..QueryApiConfig::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (client, shutdown) = (harness.broker.client().await, CancellationToken::new());
+    let second = plimsoll_query_api::run_with(config, client, Ops::default(), listener, shutdown.clone());
+    let second = tokio::spawn(second);
+    let (stream, _) = streams::metrics(&harness.client).await.expect("there");
+    eventually("a tail that begins with the one message that is new", PATIENCE, async || {
+        let mut consumers = std::pin::pin!(stream.consumers());
+        while let Some(Ok(info)) = futures_util::StreamExt::next(&mut consumers).await {
+            if info.config.deliver_policy == (DeliverPolicy::ByStartSequence { start_sequence: 21 }) {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    shutdown.cancel();
+    second.await.expect("no panic").expect("ends in order");
     harness.stop().await;
 }
 
