@@ -45,8 +45,8 @@ async fn an_unwritable_store_is_named() {
 async fn a_broker_without_room_names_the_setting() {
     use plimsoll_nats::{NatsConfig, streams, testing::TestServer};
     let server = TestServer::start().await;
-    let client = plimsoll_nats::Client::connect(&server.config(), "test", &tokio_util::sync::CancellationToken::new());
+    let client = server.client().await;
     let config = NatsConfig { metrics_max_bytes: Some(i64::MAX / 2), ..server.config() };
-    let error = streams::declare(&client.await.expect("connects"), &config).await.expect_err("no disk is that large");
+    let error = streams::declare(&client, &config).await.expect_err("no disk is that large");
     assert!(error.is_refusal() && error.to_string().contains("PLIMSOLL_NATS__METRICS_MAX_BYTES"), "{error}");
 }
