@@ -23,6 +23,8 @@ pub struct LakeConfig {
     pub extensions_dir: Option<PathBuf>,
     /// Most memory that DuckDB takes, such as `1GB`; default `1GB`.
     pub memory_limit: String,
+    /// Most disk that DuckDB takes for what its memory does not hold, such as `10GB`; default `10GB`.
+    pub temp_limit: String,
     /// Threads that DuckDB uses; default all cores.
     pub threads: Option<u32>,
     /// How long a commit or query waits for another writer of a SQLite catalog, in ms; default 5000.
@@ -47,6 +49,7 @@ impl LakeConfig {
             s3: None,
             extensions_dir: None,
             memory_limit: "1GB".to_owned(),
+            temp_limit: "10GB".to_owned(),
             threads: None,
             busy_timeout_ms: 5000,
         }
@@ -65,6 +68,14 @@ impl LakeConfig {
         if self.data_path.is_empty() {
             problems.push("`lake.data_path`: expected a folder or `s3://bucket/prefix/`".to_owned());
         }
+        for (key, size) in [("memory_limit", &self.memory_limit), ("temp_limit", &self.temp_limit)] {
+            if !is_size(size) {
+                problems.push(format!("`lake.{key}`: expected a number and a unit, such as `512MB` or `1GiB`"));
+            }
+        }
+        if self.s3.as_ref().is_some_and(|s3| !["path", "vhost"].contains(&s3.url_style.as_str())) {
+            problems.push("`lake.s3.url_style`: expected `path` or `vhost`".to_owned());
+        }
         problems
     }
 
@@ -74,9 +85,23 @@ impl LakeConfig {
         beside.is_some_and(|beside| beside == Path::new(&self.data_path))
     }
 
+    /// The kind of the catalog, to be logged: the connection string may hold a password.
+    #[must_use]
+    pub fn catalog_kind(&self) -> &str {
+        self.catalog.split(':').next().unwrap_or_default()
+    }
+
     pub(crate) fn sqlite_file(&self) -> Option<&Path> {
         self.catalog.strip_prefix("sqlite:").map(Path::new)
     }
+}
+
+/// Whether DuckDB takes the text for a size.
+fn is_size(text: &str) -> bool {
+    const UNITS: [&str; 8] = ["kb", "mb", "gb", "tb", "kib", "mib", "gib", "tib"];
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = text[..text.len() - unit.len()].parse::<f64>();
+    number.is_ok_and(|number| number > 0.0) && UNITS.contains(&unit.trim_start().to_ascii_lowercase().as_str())
 }
 
 /// An S3 store.
@@ -112,4 +137,35 @@ fn default_true() -> bool {
 
 fn default_url_style() -> String {
     "path".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_styles_that_duckdb_would_refuse_are_told_at_once() {
+        assert_eq!(LakeConfig::default().problems(), [""; 0]);
+        for size in ["512MB", "1.5 GiB", "1gb"] {
+            assert!(is_size(size), "{size}");
+        }
+        for size in ["", "GB", "50%", "1000", "0GB", "-1GB", "1PB", "1.2.3GB", "lots"] {
+            assert!(!is_size(size), "{size}");
+        }
+        let s3 = S3Config {
+            endpoint: None,
+            access_key_id: "id".to_owned(),
+            secret_access_key: None,
+            secret_access_key_file: None,
+            region: default_region(),
+            use_ssl: true,
+            url_style: "virtual".to_owned(),
+        };
+        let (memory_limit, temp_limit) = ("50%".to_owned(), "much".to_owned());
+        let config = LakeConfig { memory_limit, temp_limit, s3: Some(s3), ..LakeConfig::default() };
+        let problems = config.problems().join("\n");
+        for key in ["lake.memory_limit", "lake.temp_limit", "lake.s3.url_style"] {
+            assert!(problems.contains(key), "{problems}");
+        }
+    }
 }

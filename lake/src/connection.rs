@@ -1,6 +1,6 @@
 //! Opens DuckDB in memory and attaches the lake to it.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use duckdb::Connection;
 use plimsoll_nats::PartitionId;
@@ -10,6 +10,7 @@ use crate::{
     LakeConfig, LakeError, S3Config,
     error::Context,
     extensions,
+    spill::SpillFolder,
     sql::{ident, literal},
 };
 
@@ -31,6 +32,8 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Lake {
     pub(crate) connection: Connection,
+    /// Stands after the connection: it goes once DuckDB has closed.
+    spill: Arc<SpillFolder>,
 }
 
 impl Lake {
@@ -60,15 +63,18 @@ impl Lake {
         if let Some(threads) = config.threads {
             connection.execute_batch(&format!("SET threads = {threads}")).context("set the number of threads")?;
         }
+        let spill = Arc::new(SpillFolder::unique());
+        let (folder, limit) = (literal(&spill.path().to_string_lossy()), literal(&config.temp_limit));
         connection
-            .execute_batch(&format!("SET temp_directory = {}", literal(&scratch_folder())))
+            .execute_batch(&format!("SET temp_directory = {folder}; SET max_temp_directory_size = {limit}"))
             .context("set the folder for spilling")?;
-        Ok(Self { connection })
+        Ok(Self { connection, spill })
     }
 
     /// A further connection to the same attached lake.
     pub fn try_clone(&self) -> Result<Self, LakeError> {
-        Ok(Self { connection: self.connection.try_clone().context("open a connection")? })
+        let connection = self.connection.try_clone().context("open a connection")?;
+        Ok(Self { connection, spill: Arc::clone(&self.spill) })
     }
 
     /// The DuckDB connection, with the lake attached under the name `lake`.
@@ -120,7 +126,7 @@ impl Lake {
             options.push("READ_ONLY".to_owned());
         }
         let password = read_secret(config.catalog_password.as_ref(), config.catalog_password_file.as_deref())?;
-        let password = password.map(|secret| format!(" password={}", secret.expose_secret())).unwrap_or_default();
+        let password = password.map(|secret| format!(" password={}", libpq_value(&secret))).unwrap_or_default();
         let target = format!("ducklake:{}{password}", config.catalog);
         let statement = format!("ATTACH {} AS {LAKE} ({})", literal(&target), options.join(", "));
         self.connection.execute_batch(&statement).context("attach the lake")
@@ -199,8 +205,9 @@ fn prepare_folders(config: &LakeConfig, access: Access) -> Result<(), LakeError>
     Ok(())
 }
 
-fn scratch_folder() -> String {
-    std::env::temp_dir().join(format!("plimsoll-duckdb-{}", std::process::id())).display().to_string()
+/// A value of a PostgreSQL connection string, quoted as libpq reads it.
+fn libpq_value(secret: &SecretString) -> String {
+    format!("'{}'", secret.expose_secret().replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn read_secret(value: Option<&SecretString>, file: Option<&Path>) -> Result<Option<SecretString>, LakeError> {
@@ -210,5 +217,64 @@ fn read_secret(value: Option<&SecretString>, file: Option<&Path>) -> Result<Opti
             .map(|text| Some(SecretString::from(text.trim_end().to_owned())))
             .map_err(|source| LakeError::File { path: path.to_owned(), source }),
         (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    fn small() -> LakeConfig {
+        LakeConfig { memory_limit: "60MB".to_owned(), threads: Some(1), ..LakeConfig::default() }
+    }
+
+    /// Holds more than the memory limit until it is dropped.
+    const SPILLING: &str = "CREATE TEMP TABLE large AS SELECT random() AS x, random() AS y FROM range(8000000)";
+
+    #[test]
+    fn instances_that_spill_at_the_same_time_have_folders_of_their_own_and_leave_none() {
+        let folders: Vec<_> = std::thread::scope(|scope| {
+            let spill = || {
+                let lake = Lake::detached(&small()).expect("opens");
+                let further = lake.try_clone().expect("opens");
+                lake.connection.execute_batch(SPILLING).expect("spills");
+                let folder = lake.spill.path().to_owned();
+                assert!(folder.is_dir());
+                drop(lake);
+                assert!(folder.is_dir(), "a further connection still uses it");
+                drop(further);
+                folder
+            };
+            let threads = [scope.spawn(spill), scope.spawn(spill)];
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert_ne!(folders[0], folders[1]);
+        assert!(folders.iter().all(|folder| !folder.exists()), "{folders:?}");
+    }
+
+    #[test]
+    fn what_is_spilled_is_bounded() {
+        let lake = Lake::detached(&LakeConfig { temp_limit: "1MB".to_owned(), ..small() }).expect("opens");
+        let refused = lake.connection.execute_batch(SPILLING).expect_err("does not fit").to_string();
+        assert!(refused.contains("max_temp_directory_size"), "{refused}");
+    }
+
+    #[test]
+    fn an_error_never_tells_the_password() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let config = LakeConfig {
+            catalog: "postgres:host=127.0.0.1 port=1 dbname=lake user=plimsoll".to_owned(),
+            catalog_password: Some(SecretString::from("hun'ter 2\\")),
+            ..LakeConfig::embedded(dir.path())
+        };
+        for access in [Access::Read, Access::Write] {
+            let error = Lake::open(&config, access).expect_err("nobody listens there");
+            let source = error.source().expect("DuckDB says why").to_string();
+            assert!(source.contains("port=1") && source.contains("Connection refused"), "{source}");
+            let told = format!("{error} {source} {error:?}");
+            assert!(!told.contains("hun") && !told.contains("ter 2"), "{told}");
+        }
     }
 }

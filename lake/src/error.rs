@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::redact::redacted;
+
 /// Why the lake did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LakeError {
@@ -62,14 +64,14 @@ impl LakeError {
     }
 }
 
-/// Gives database errors their context, and tells conflicts apart.
+/// Gives database errors their context without the secrets in their texts, and tells conflicts apart.
 pub(crate) trait Context<T> {
     fn context(self, action: &'static str) -> Result<T, LakeError>;
 }
 
 impl<T> Context<T> for Result<T, duckdb::Error> {
     fn context(self, action: &'static str) -> Result<T, LakeError> {
-        self.map_err(|source| classify(action, source))
+        self.map_err(|source| classify(action, redacted(source)))
     }
 }
 
