@@ -1,4 +1,7 @@
 //! Lays batches out as Arrow columns and hands them to DuckDB.
+//!
+//! A text column ends at 2 GiB, past which its builder panics. Callers bound the batches by their weight, which counts every text:
+//! tags and fields stay below it, and the host's name, up to 64 bytes where a row weighs 32 at least, below twice as much.
 
 use std::sync::Arc;
 

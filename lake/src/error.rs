@@ -62,6 +62,15 @@ impl LakeError {
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict(_))
     }
+
+    /// What DuckDB or DuckLake says where it refuses a statement for what the statement is, so that trying again can't help.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        // Not among them: `IO Error` and others that come and go with the catalog.
+        const KINDS: [&str; 4] = ["Binder Error", "Catalog Error", "Not implemented Error", "Parser Error"];
+        let Self::Database { source, .. } = self else { return None };
+        let text = source.to_string();
+        KINDS.iter().any(|kind| text.starts_with(kind)).then(|| text.lines().next().unwrap_or_default().to_owned())
+    }
 }
 
 /// Gives database errors their context without the secrets in their texts, and tells conflicts apart.

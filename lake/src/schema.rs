@@ -25,6 +25,8 @@ pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
 pub const MAX_AGE: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
 
 const TAG_COMMENT: &str = "tag";
+/// Columns that every PostgreSQL table has already. DuckLake mirrors small tables in its catalog, and the commit would fail there.
+const POSTGRES_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
 
 /// What a column is to its measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +109,18 @@ pub enum AdmitError {
     TooManyColumns {
         /// How many it would have.
         columns: usize,
+    },
+    /// A column has a name that one of the possible catalogs keeps for itself.
+    #[error("a column may not be named `{column}`: PostgreSQL has one of that name in every table")]
+    Reserved {
+        /// The column.
+        column: Name,
+    },
+    /// DuckDB or DuckLake refuses what the batch needs, for a reason that nobody thought of.
+    #[error("the lake refuses the table or columns of this batch: {detail}")]
+    Refused {
+        /// What they say.
+        detail: String,
     },
     /// A tag was a field before, or the other way round.
     #[error("`{column}` is a {stored} in the lake and a {found} here")]
@@ -196,8 +210,8 @@ impl LakeSchema {
 
     /// Makes room for a batch: afterwards its measurement has a table with all its tags and fields.
     ///
-    /// Fails, and changes nothing, when the batch does not fit.
-    pub fn admit(&mut self, batch: &Batch) -> Result<(), AdmitError> {
+    /// Returns whether that changed the schema. Fails, and changes nothing, when the batch does not fit.
+    pub fn admit(&mut self, batch: &Batch) -> Result<bool, AdmitError> {
         let known = self.tables.get(&batch.measurement);
         if known.is_none() && self.tables.len() >= MAX_TABLES {
             return Err(AdmitError::TooManyTables);
@@ -208,6 +222,9 @@ impl LakeSchema {
         for (name, role, column_type) in tags.chain(fields) {
             match known.and_then(|table| table.columns.get(name)) {
                 Some(stored) => fits(name, *stored, role, column_type)?,
+                None if POSTGRES_COLUMNS.contains(&&**name) => {
+                    return Err(AdmitError::Reserved { column: name.clone() });
+                }
                 None => added.push((name.clone(), ColumnSchema { role, column_type })),
             }
         }
@@ -215,21 +232,35 @@ impl LakeSchema {
         if columns > MAX_COLUMNS {
             return Err(AdmitError::TooManyColumns { columns });
         }
-        if known.is_none() || !added.is_empty() {
+        let changes = known.is_none() || !added.is_empty();
+        if changes {
             self.tables.entry(batch.measurement.clone()).or_default().columns.extend(added);
         }
-        Ok(())
+        Ok(changes)
+    }
+
+    /// Takes back what a batch has added to its measurement's table, which was `before`.
+    pub(crate) fn restore(&mut self, measurement: &Name, before: Option<TableSchema>) {
+        match before {
+            Some(table) => self.tables.insert(measurement.clone(), table),
+            None => self.tables.remove(measurement),
+        };
     }
 
     /// The statements that turn `stored` into this schema, which has all of its tables and columns.
     pub(crate) fn migration(&self, stored: &Self) -> Vec<String> {
+        self.tables.keys().flat_map(|measurement| self.migration_of(measurement, stored)).collect()
+    }
+
+    /// Those of the statements that concern one measurement.
+    pub(crate) fn migration_of(&self, measurement: &Name, stored: &Self) -> Vec<String> {
         let mut statements = Vec::new();
-        for (measurement, wanted) in &self.tables {
-            match stored.tables.get(measurement) {
-                None => create(measurement, wanted, &mut statements),
-                Some(present) if present != wanted => extend(measurement, present, wanted, &mut statements),
-                Some(_) => {}
+        match (self.tables.get(measurement), stored.tables.get(measurement)) {
+            (Some(wanted), None) => create(measurement, wanted, &mut statements),
+            (Some(wanted), Some(present)) if present != wanted => {
+                extend(measurement, present, wanted, &mut statements);
             }
+            _ => {}
         }
         statements
     }

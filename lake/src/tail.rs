@@ -201,7 +201,7 @@ impl PartitionTail {
 
 /// Memory that a batch takes, roughly. Measured on decoded batches: in one of few rows the columns' names, map nodes and vectors
 /// outweigh the values ten to one.
-fn weight(batch: &Batch) -> usize {
+pub(crate) fn weight(batch: &Batch) -> usize {
     const BATCH: usize = 500;
     const COLUMN: usize = 280;
     const VALUE: usize = 16;

@@ -14,6 +14,7 @@ use crate::{
     positions,
     schema::{AdmitError, LakeSchema, TableSchema, check_times},
     sql::ident,
+    tail,
 };
 
 /// A decoded message that waits to be committed.
@@ -29,6 +30,14 @@ pub struct PendingMessage {
     pub batch: Batch,
 }
 
+impl PendingMessage {
+    /// Memory that the message takes, in bytes and roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        tail::weight(&self.batch)
+    }
+}
+
 /// What a commit wants to contain.
 #[derive(Debug, Default)]
 pub struct CommitSet {
@@ -36,6 +45,21 @@ pub struct CommitSet {
     pub messages: Vec<PendingMessage>,
     /// Up to where each partition was read, messages without rows to store included.
     pub reached: BTreeMap<PartitionId, Position>,
+    /// The stream's present life, where [`CommitOutcome::Superseded`] has asked for it.
+    pub current: Option<Incarnation>,
+}
+
+impl CommitSet {
+    /// Whether the life of the stream that was reached is over. An incarnation is the stream's creation time, so that a later life
+    /// has a larger one, unless the broker's clock was ahead or an older stream was restored: then the stream itself must tell.
+    fn is_over(&self, reached: Position, stored: Position) -> bool {
+        stored.incarnation > reached.incarnation && self.current != Some(reached.incarnation)
+    }
+
+    fn needs_current(&self, stored: &Positions) -> bool {
+        let mut positions = self.reached.iter().filter_map(|(partition, to)| Some((*to, stored.stored(*partition)?)));
+        self.current.is_none() && positions.any(|(reached, stored)| self.is_over(reached, stored))
+    }
 }
 
 /// A message that the lake cannot take.
@@ -54,6 +78,9 @@ pub enum CommitOutcome {
     Committed(CommitReport),
     /// Nothing was written: these messages must be put aside first.
     Rejected(Vec<Rejection>),
+    /// Nothing was written: the lake knows a later life of the stream than one that was reached. Ask the stream for its present
+    /// life, and commit again with [`CommitSet::current`].
+    Superseded,
 }
 
 /// What a commit wrote.
@@ -67,7 +94,7 @@ pub struct CommitReport {
     pub points: usize,
     /// Messages that the lake contained already.
     pub contained: usize,
-    /// Messages of a life of the stream that the lake knows a later one of; they were dropped.
+    /// Messages of a life of the stream that is over and that the lake knows a later one of; they were dropped.
     pub superseded: usize,
     /// Transactions that had to be tried again because another writer was faster.
     pub conflicts: u32,
@@ -80,9 +107,6 @@ pub struct CommitReport {
 pub struct LakeWriter {
     lake: Lake,
 }
-
-/// Rows of one measurement that are about to be written.
-type Planned<'a> = BTreeMap<Name, Vec<&'a Batch>>;
 
 impl LakeWriter {
     /// Opens the lake for writing and creates it where it is missing.
@@ -116,7 +140,7 @@ impl LakeWriter {
                     report.duration = started.elapsed();
                     return Ok(CommitOutcome::Committed(report));
                 }
-                Ok(rejected) => return Ok(rejected),
+                Ok(undone) => return Ok(undone),
                 Err(error) => {
                     // Fails when the transaction has ended already, which is as good.
                     let _ = self.lake.connection.execute_batch("ROLLBACK");
@@ -134,33 +158,23 @@ impl LakeWriter {
         let connection = &self.lake.connection;
         connection.execute_batch("BEGIN").context("begin a commit")?;
         let stored = Positions::read(connection)?;
+        if set.needs_current(&stored) {
+            return self.undone(CommitOutcome::Superseded);
+        }
         let stored_schema = LakeSchema::read(connection)?;
-        let mut schema = stored_schema.clone();
-        let mut report = CommitReport::default();
-        let mut rejections = Vec::new();
-        let mut planned = Planned::new();
-        for (index, message) in set.messages.iter().enumerate() {
-            match standing(message, set, &stored) {
-                Standing::Contained => report.contained += 1,
-                Standing::Superseded => report.superseded += 1,
-                Standing::New => {
-                    let admitted =
-                        check_times(&message.batch, message.stored_ms).and_then(|()| schema.admit(&message.batch));
-                    match admitted {
-                        Ok(()) => planned.entry(message.batch.measurement.clone()).or_default().push(&message.batch),
-                        Err(reason) => rejections.push(Rejection { index, reason }),
-                    }
-                }
-            }
-        }
+        let Plan { schema, batches, rejections, mut report } = Plan::new(set, &stored, &stored_schema);
         if !rejections.is_empty() {
+            return self.undone(CommitOutcome::Rejected(rejections));
+        }
+        if let Err(error) = self.migrate(&schema.migration(&stored_schema)) {
+            if error.refusal().is_none() {
+                return Err(error);
+            }
             connection.execute_batch("ROLLBACK").context("end a commit")?;
-            return Ok(CommitOutcome::Rejected(rejections));
+            let refused = self.refused(set, &stored, stored_schema)?;
+            return if refused.is_empty() { Err(error) } else { Ok(CommitOutcome::Rejected(refused)) };
         }
-        for statement in schema.migration(&stored_schema) {
-            connection.execute_batch(&statement).context("create a table or column")?;
-        }
-        for (measurement, batches) in &planned {
+        for (measurement, batches) in &batches {
             let table = schema.table(measurement).expect("admitting a batch makes its table");
             self.insert(measurement, table, batches)?;
             report.messages += batches.len();
@@ -169,12 +183,52 @@ impl LakeWriter {
         }
         for (partition, reached) in &set.reached {
             let before = stored.stored(*partition);
-            if before.is_none_or(|before| advances(before, *reached)) {
+            if before.is_none_or(|before| advances(set, before, *reached)) {
                 positions::advance(connection, *partition, *reached)?;
             }
         }
         connection.execute_batch("COMMIT").context("commit")?;
         Ok(CommitOutcome::Committed(report))
+    }
+
+    fn undone(&self, outcome: CommitOutcome) -> Result<CommitOutcome, LakeError> {
+        self.lake.connection.execute_batch("ROLLBACK").context("end a commit")?;
+        Ok(outcome)
+    }
+
+    fn migrate(&self, statements: &[String]) -> Result<(), LakeError> {
+        statements
+            .iter()
+            .try_for_each(|statement| self.lake.connection.execute_batch(statement).context("create a table or column"))
+    }
+
+    /// The messages whose tables or columns the lake refuses: what each one adds is tried alone, and taken back.
+    fn refused(
+        &self,
+        set: &CommitSet,
+        stored: &Positions,
+        stored_schema: LakeSchema,
+    ) -> Result<Vec<Rejection>, LakeError> {
+        let connection = &self.lake.connection;
+        let mut schema = stored_schema.clone();
+        let mut rejections = Vec::new();
+        for (index, message) in set.messages.iter().enumerate() {
+            let measurement = &message.batch.measurement;
+            let before = schema.table(measurement).cloned();
+            let is_new = matches!(standing(message, set, stored), Standing::New);
+            if !is_new || schema.admit(&message.batch) != Ok(true) {
+                continue;
+            }
+            connection.execute_batch("BEGIN").context("begin a trial")?;
+            let tried = self.migrate(&schema.migration_of(measurement, &stored_schema));
+            connection.execute_batch("ROLLBACK").context("end a trial")?;
+            if let Err(error) = tried {
+                let detail = error.refusal().ok_or(error)?;
+                rejections.push(Rejection { index, reason: AdmitError::Refused { detail } });
+                schema.restore(measurement, before);
+            }
+        }
+        Ok(rejections)
     }
 
     fn insert(&self, measurement: &Name, schema: &TableSchema, batches: &[&Batch]) -> Result<(), LakeError> {
@@ -189,6 +243,37 @@ impl LakeWriter {
     }
 }
 
+/// What a commit is about to do.
+struct Plan<'a> {
+    /// The tables as the batches need them.
+    schema: LakeSchema,
+    batches: BTreeMap<Name, Vec<&'a Batch>>,
+    rejections: Vec<Rejection>,
+    /// What is known of it beforehand.
+    report: CommitReport,
+}
+
+impl<'a> Plan<'a> {
+    fn new(set: &'a CommitSet, stored: &Positions, stored_schema: &LakeSchema) -> Self {
+        let mut schema = stored_schema.clone();
+        let mut batches = BTreeMap::<_, Vec<_>>::new();
+        let mut rejections = Vec::new();
+        let mut report = CommitReport::default();
+        for (index, message) in set.messages.iter().enumerate() {
+            let batch = &message.batch;
+            match standing(message, set, stored) {
+                Standing::Contained => report.contained += 1,
+                Standing::Superseded => report.superseded += 1,
+                Standing::New => match check_times(batch, message.stored_ms).and_then(|()| schema.admit(batch)) {
+                    Ok(_) => batches.entry(batch.measurement.clone()).or_default().push(batch),
+                    Err(reason) => rejections.push(Rejection { index, reason }),
+                },
+            }
+        }
+        Self { schema, batches, rejections, report }
+    }
+}
+
 enum Standing {
     New,
     Contained,
@@ -199,7 +284,7 @@ fn standing(message: &PendingMessage, set: &CommitSet, stored: &Positions) -> St
     let (Some(reached), Some(stored)) = (set.reached.get(&message.partition), stored.stored(message.partition)) else {
         return Standing::New;
     };
-    if is_later(stored.incarnation, reached.incarnation) {
+    if set.is_over(*reached, stored) {
         Standing::Superseded
     } else if message.sequence <= stored.within(reached.incarnation).sequence {
         Standing::Contained
@@ -208,14 +293,8 @@ fn standing(message: &PendingMessage, set: &CommitSet, stored: &Positions) -> St
     }
 }
 
-/// An incarnation is the stream's creation time, so that a later life has a larger one.
-fn is_later(stored: Incarnation, reached: Incarnation) -> bool {
-    stored > reached
-}
-
-fn advances(stored: Position, reached: Position) -> bool {
-    !is_later(stored.incarnation, reached.incarnation)
-        && (stored.incarnation != reached.incarnation || reached.sequence > stored.sequence)
+fn advances(set: &CommitSet, stored: Position, reached: Position) -> bool {
+    !set.is_over(reached, stored) && (stored.incarnation != reached.incarnation || reached.sequence > stored.sequence)
 }
 
 fn points(batch: &Batch) -> usize {

@@ -49,6 +49,7 @@ fn set(number: u16, life: Incarnation, first: u64, batches: Vec<Batch>) -> Commi
     CommitSet {
         messages: messages.collect(),
         reached: BTreeMap::from([(partition(number), Position { incarnation: life, sequence: Sequence(last) })]),
+        current: None,
     }
 }
 
@@ -68,14 +69,14 @@ impl TestLake {
     fn commit(&self, set: &CommitSet) -> CommitReport {
         match self.writer.commit(set).expect("commits") {
             CommitOutcome::Committed(report) => report,
-            CommitOutcome::Rejected(rejections) => panic!("rejected: {rejections:?}"),
+            other => panic!("not committed: {other:?}"),
         }
     }
 
     fn reject(&self, set: &CommitSet) -> Vec<Rejection> {
         match self.writer.commit(set).expect("answers") {
-            CommitOutcome::Committed(report) => panic!("committed: {report:?}"),
             CommitOutcome::Rejected(rejections) => rejections,
+            other => panic!("not rejected: {other:?}"),
         }
     }
 
@@ -179,11 +180,57 @@ fn a_later_life_of_the_stream_counts_anew_and_the_earlier_one_is_over() {
     lake.commit(&set(1, LIFE, 1, vec![integers("cpu", &[NOW_MS]), integers("cpu", &[NOW_MS + 1])]));
     let report = lake.commit(&set(1, later, 1, vec![integers("cpu", &[NOW_MS + 2])]));
     assert_eq!((report.rows, report.contained), (1, 0), "sequence 1 of a later life is a new row");
-    let stale = lake.commit(&set(1, LIFE, 3, vec![integers("cpu", &[NOW_MS + 9])]));
+    let mut stale = set(1, LIFE, 3, vec![integers("cpu", &[NOW_MS + 9])]);
+    let asked = lake.writer.commit(&stale).expect("answers");
+    assert!(matches!(asked, CommitOutcome::Superseded), "{asked:?}");
+    stale.current = Some(later);
+    let stale = lake.commit(&stale);
     assert_eq!((stale.rows, stale.superseded), (0, 1));
     assert_eq!(lake.query("SELECT count(*) FROM lake.cpu"), ["3"]);
     let stored = lake.writer.positions().expect("reads").stored(partition(1)).expect("stored");
     assert_eq!(stored, Position { incarnation: later, sequence: Sequence(1) });
+}
+
+#[test]
+fn the_present_life_of_the_stream_counts_though_the_lake_knows_a_later_one() {
+    let lake = TestLake::new();
+    let ahead = Incarnation(LIFE.0 + 1);
+    lake.commit(&set(1, ahead, 1, (0..5).map(|n| integers("cpu", &[NOW_MS + n])).collect()));
+    let mut present = set(1, LIFE, 1, vec![integers("cpu", &[NOW_MS + 10])]);
+    assert!(matches!(lake.writer.commit(&present).expect("answers"), CommitOutcome::Superseded));
+    present.current = Some(LIFE);
+    let report = lake.commit(&present);
+    assert_eq!((report.rows, report.superseded), (1, 0));
+    let next = lake.commit(&set(1, LIFE, 2, vec![integers("cpu", &[NOW_MS + 11])]));
+    assert_eq!((next.rows, next.superseded), (1, 0), "the position has moved to the present life");
+    let stored = lake.writer.positions().expect("reads").stored(partition(1)).expect("stored");
+    assert_eq!(stored, Position { incarnation: LIFE, sequence: Sequence(2) });
+}
+
+#[test]
+fn only_the_messages_whose_columns_the_lake_refuses_are_rejected() {
+    let lake = TestLake::new();
+    let with = |measurement, column| {
+        let mut batch = integers(measurement, &[NOW_MS]);
+        batch.fields.insert(name(column), Column::Integer(vec![Some(1)]));
+        batch
+    };
+    lake.commit(&set(0, LIFE, 1, vec![integers("cpu", &[NOW_MS])]));
+    // Decoding a message refuses this name: here it stands for one that DuckLake will refuse some day.
+    let batches = || [with("cpu", "fine"), with("cpu", "row_id"), with("disk", "row_id"), with("disk", "fine")];
+    let rejections = lake.reject(&set(0, LIFE, 2, batches().into()));
+    assert_eq!(rejections.iter().map(|r| r.index).collect::<Vec<_>>(), [1, 2]);
+    for Rejection { reason, .. } in &rejections {
+        assert!(
+            matches!(reason, AdmitError::Refused { detail } if detail.contains("\"row_id\" is reserved")),
+            "{reason}"
+        );
+    }
+    let [first, _, _, last] = batches();
+    lake.commit(&set(0, LIFE, 2, vec![first, last]));
+    assert_eq!(lake.query("SELECT (SELECT count(fine) FROM lake.cpu) || '/' || count(fine) FROM lake.disk"), ["1/1"]);
+    let rejections = lake.reject(&set(0, LIFE, 6, vec![with("cpu", "xmin")]));
+    assert!(matches!(rejections[0].reason, AdmitError::Reserved { .. }), "{rejections:?}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Fixture {
     fn commit(&self, messages: Vec<PendingMessage>) {
         let reached = messages.last().expect("some").sequence;
         let reached = BTreeMap::from([(partition(), Position { incarnation: LIFE, sequence: reached })]);
-        let outcome = self.writer.commit(&CommitSet { messages, reached }).expect("commits");
+        let outcome = self.writer.commit(&CommitSet { messages, reached, current: None }).expect("commits");
         assert!(matches!(outcome, CommitOutcome::Committed(_)), "{outcome:?}");
     }
 
