@@ -1,12 +1,12 @@
 //! The broker as a supervised child: started again when it ends by itself.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use plimsoll_nats::{
     dead::chain,
     server::{Server, ServerConfig, ServerError},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::data_dir::DataDir;
@@ -35,24 +35,22 @@ pub enum BrokerError {
     },
     /// The broker does not start.
     #[error("failed to start the broker")]
-    Start(#[from] ServerError),
+    Start(#[source] ServerError),
 }
 
 impl Broker {
     /// Starts the broker on loopback and supervises it. Port 0 means any free one.
     pub async fn start(data: &DataDir, port: u16) -> Result<Self, BrokerError> {
-        // The server would tell a taken port only in its log.
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .await
-            .map_err(|source| BrokerError::PortTaken { port, source })?;
-        drop(free);
         let mut config = ServerConfig {
             port: (port != 0).then_some(port),
             store_dir: data.broker_store(),
             run_dir: data.broker_run(),
             sync_always: true,
         };
-        let server = Server::start(&config).await?;
+        let server = Server::start(&config).await.map_err(|error| match error {
+            ServerError::PortTaken { port, source } => BrokerError::PortTaken { port, source },
+            error => BrokerError::Start(error),
+        })?;
         let url = server.url().to_owned();
         // A broker that is started again must be where its clients look for it.
         config.port = url.rsplit(':').next().and_then(|port| port.parse().ok());
