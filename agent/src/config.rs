@@ -133,6 +133,7 @@ impl Validate for AgentConfig {
         if self.buffer_bytes < MIN_BUFFER_BYTES {
             problems.push(format!("`buffer_bytes`: expected at least {MIN_BUFFER_BYTES}"));
         }
+        problems.extend(self.nats.problems());
         problems
     }
 }
@@ -179,11 +180,16 @@ mod tests {
     #[test]
     fn every_problem_is_told_at_once() {
         let text = "host = 'a b'\ninterval = '2h'\nbuffer_bytes = 5\n[collectors.cpu]\ninterval = '1ms'\n\
-                    [collectors.memory]\ninterval = '1s 5us'";
+                    [collectors.memory]\ninterval = '1s 5us'\n[nats]\nuser = 'u'";
         let error = load_text(text).unwrap_err().to_string();
-        for key in
-            ["`host`", "`interval`", "`buffer_bytes`", "`collectors.cpu.interval`", "`collectors.memory.interval`"]
-        {
+        for key in [
+            "`host`",
+            "`interval`",
+            "`buffer_bytes`",
+            "`collectors.cpu.interval`",
+            "`collectors.memory.interval`",
+            "`nats.password`",
+        ] {
             assert!(error.contains(key), "{key} is missing in {error}");
         }
     }

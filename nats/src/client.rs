@@ -41,6 +41,43 @@ impl Default for NatsConfig {
     }
 }
 
+impl NatsConfig {
+    /// Every problem that the types don't show.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.url.trim().is_empty() {
+            problems.push("`nats.url`: expected an address such as `nats://127.0.0.1:4222`".to_owned());
+        }
+        match (&self.user, self.password.is_some() || self.password_file.is_some()) {
+            (Some(_), false) => {
+                problems.push("`nats.password`: expected with `nats.user`, here or in `nats.password_file`".to_owned())
+            }
+            (None, true) => problems.push("`nats.user`: expected with `nats.password`".to_owned()),
+            _ => {}
+        }
+        if !(1..=5).contains(&self.replicas) {
+            problems.push("`nats.replicas`: expected 1 to 5".to_owned());
+        }
+        if self.metrics_max_bytes.is_some_and(|bytes| bytes < 1) {
+            problems.push("`nats.metrics_max_bytes`: expected a number of bytes above 0".to_owned());
+        }
+        problems
+    }
+
+    /// The addresses as they may be shown: without user, password or token.
+    fn shown_url(&self) -> String {
+        self.url.split(',').map(|url| without_user_info(url.trim())).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn without_user_info(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    // A password may hold any character, also `/` where it should not: the last `@` is where the host begins.
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
 /// Why a connection cannot come about, however long one waits.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -55,7 +92,7 @@ pub enum ConnectError {
     /// The address is not one.
     #[error("`{url}` is not a NATS address: expected `nats://host:port`")]
     Address {
-        /// The address as configured.
+        /// The address as configured, without user and password.
         url: String,
         /// Why.
         source: std::io::Error,
@@ -87,7 +124,7 @@ impl Client {
             .map(|url| {
                 url.trim()
                     .parse::<async_nats::ServerAddr>()
-                    .map_err(|source| ConnectError::Address { url: url.to_owned(), source })
+                    .map_err(|source| ConnectError::Address { url: without_user_info(url.trim()), source })
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mut pause = Duration::from_millis(50);
@@ -106,7 +143,7 @@ impl Client {
                 }
                 Err(error) if !told => {
                     told = true;
-                    tracing::warn!(url = %config.url, error = %crate::dead::chain(&error), "broker is away, waiting for it");
+                    tracing::warn!(url = %config.shown_url(), error = %crate::dead::chain(&error), "broker is away, waiting for it");
                 }
                 Err(_) => {}
             }
@@ -178,5 +215,42 @@ impl AsRef<str> for MemberId {
 impl From<&str> for MemberId {
     fn from(id: &str) -> Self {
         Self(id.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_login_is_a_problem() {
+        let config = |user: Option<&str>, password: Option<&str>, file: Option<&str>| NatsConfig {
+            user: user.map(str::to_owned),
+            password: password.map(SecretString::from),
+            password_file: file.map(PathBuf::from),
+            ..NatsConfig::default()
+        };
+        for (user, password, file) in [(None, None, None), (Some("u"), Some("p"), None), (Some("u"), None, Some("f"))] {
+            assert_eq!(config(user, password, file).problems(), [""; 0]);
+        }
+        assert!(config(Some("u"), None, None).problems()[0].starts_with("`nats.password`"));
+        for (password, file) in [(Some("hunter2"), None), (None, Some("f"))] {
+            let problems = config(None, password, file).problems().join("\n");
+            assert!(problems.starts_with("`nats.user`") && !problems.contains("hunter2"), "{problems}");
+        }
+        let nats = NatsConfig { url: " ".to_owned(), replicas: 0, metrics_max_bytes: Some(0), ..NatsConfig::default() };
+        assert_eq!(nats.problems().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_password_in_an_address_is_never_shown() {
+        let url = |url: &str| NatsConfig { url: url.to_owned(), ..NatsConfig::default() };
+        let shown = url("nats://u:hunter2@a:4222, token@b , tls://c:1, u:p@ss/w@d").shown_url();
+        assert_eq!(shown, "nats://a:4222,b,tls://c:1,d");
+        for wrong in ["http://u:hunter2@a:4222", "u:hunter2@a:port", "nats://u:hunter2@"] {
+            let connected = Client::connect(&url(wrong), "test", &CancellationToken::new()).await;
+            let error = crate::dead::chain(&connected.expect_err(wrong));
+            assert!(error.contains("is not a NATS address") && !error.contains("hunter2"), "{error}");
+        }
     }
 }
