@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use plimsoll_ingest::GROUP;
-use plimsoll_nats::{Client, PartitionId, async_nats::jetstream::consumer::pull, reader::consumer_name, streams};
+use plimsoll_nats::{
+    Client, PartitionId, async_nats::jetstream::context::ConsumerInfoErrorKind, reader::consumer_name, streams,
+};
 
 /// Longest wait; what is not committed then is read from the stream at the next start.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,13 +27,28 @@ async fn all_delivered(client: &Client) {
 async fn is_delivered(client: &Client) -> bool {
     let Ok(stream) = client.jetstream.get_stream_no_info(streams::METRICS).await else { return false };
     for partition in PartitionId::all() {
-        let name = consumer_name(GROUP, partition);
-        // A partition that was never read has no consumer.
-        if let Ok(consumer) = stream.get_consumer::<pull::Config>(&name).await
-            && consumer.cached_info().num_pending > 0
-        {
-            return false;
+        match stream.consumer_info(consumer_name(GROUP, partition)).await {
+            Ok(consumer) if consumer.num_pending == 0 => {}
+            // A partition that was never read has no consumer.
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
+            Ok(_) | Err(_) => return false,
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_nats::testing::TestServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_missing_consumer_counts_as_never_read() {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        assert!(is_delivered(&client).await, "nothing was ever read");
+        client.jetstream.delete_stream(streams::METRICS).await.expect("is deleted");
+        assert!(!is_delivered(&client).await, "another error tells nothing about the samples");
+    }
 }
