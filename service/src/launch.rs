@@ -1,16 +1,26 @@
 //! The `main` that all services share.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    EXIT_FAILURE, EXIT_USAGE,
+    EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE,
     config::{self, Validate},
     signals,
     telemetry::{self, LogFormat},
 };
+
+/// Longest wait for blocking work, such as a query of a store that does not answer, once the service has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same after a second Ctrl-C.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// The flags of every service.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -47,6 +57,9 @@ where
 }
 
 /// Runs a service on a runtime of its own until it ends, handing it the token that a signal cancels.
+///
+/// A second Ctrl-C drops the service where it stands and yields [`EXIT_INTERRUPTED`]. Blocking work that is still under way is
+/// left behind after a few seconds.
 pub fn block_on<E, R>(run: impl FnOnce(CancellationToken) -> R) -> ExitCode
 where
     E: std::error::Error + 'static,
@@ -57,17 +70,33 @@ where
         Err(error) => return fail(&error, EXIT_FAILURE),
     };
     let outcome = runtime.block_on(async {
-        let shutdown = signals::shutdown_token().map_err(Outcome::Signals)?;
-        run(shutdown).await.map_err(Outcome::Service)
+        let signals = signals::listen().map_err(Outcome::Signals)?;
+        tokio::select! {
+            biased;
+            () = signals.at_once.cancelled() => Err(Outcome::Interrupted),
+            ended = run(signals.shutdown) => ended.map_err(Outcome::Service),
+        }
     });
+    end(runtime, if matches!(outcome, Err(Outcome::Interrupted)) { HASTE } else { PATIENCE });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Outcome::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         Err(Outcome::Signals(error)) => fail(&error, EXIT_FAILURE),
         Err(Outcome::Service(error)) => fail(&error, EXIT_FAILURE),
     }
 }
 
+/// Drops the tasks, and with them the child processes that they own, and waits for blocking work no longer than `patience`.
+fn end(runtime: Runtime, patience: Duration) {
+    let started = Instant::now();
+    runtime.shutdown_timeout(patience);
+    if started.elapsed() >= patience {
+        tracing::warn!("blocking work did not end within {} s and is cut off", patience.as_secs());
+    }
+}
+
 enum Outcome<E> {
+    Interrupted,
     Signals(std::io::Error),
     Service(E),
 }
@@ -82,4 +111,19 @@ pub fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
         cause = error.source();
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocking_work_that_hangs_does_not_keep_the_process() {
+        let (started, hang) = (Instant::now(), Duration::from_secs(60));
+        block_on(async |_| {
+            tokio::task::spawn_blocking(move || std::thread::sleep(hang));
+            Ok::<_, std::io::Error>(())
+        });
+        assert!(started.elapsed() < hang / 2, "{:?}", started.elapsed());
+    }
 }

@@ -11,3 +11,5 @@ pub mod telemetry;
 pub const EXIT_USAGE: u8 = 64;
 /// Exit code of a failed service (`EX_SOFTWARE`).
 pub const EXIT_FAILURE: u8 = 70;
+/// Exit code after a second Ctrl-C: nothing was drained.
+pub const EXIT_INTERRUPTED: u8 = 130;
