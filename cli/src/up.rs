@@ -13,10 +13,10 @@ use plimsoll_agent::{AgentConfig, AgentError};
 use plimsoll_alert_worker::{AlertWorkerConfig, AlertWorkerError};
 use plimsoll_ingest::{IngestConfig, IngestError};
 use plimsoll_lake::LakeConfig;
-use plimsoll_nats::{Client, ConnectError, HostId, NatsConfig, dead::chain};
+use plimsoll_nats::{Client, ConnectError, NatsConfig, dead::chain};
 use plimsoll_query_api::{QueryApiConfig, QueryApiError};
 use plimsoll_service::{
-    config::{self, ConfigError, Validate},
+    config::{ConfigError, Layers, Validate},
     launch::CommonArgs,
     ops::{self, Ops, ServeError},
 };
@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     broker::{Broker, BrokerError},
     data_dir::{DataDir, DataDirError},
-    drain, probe,
+    drain,
+    probe::{self, Awaited},
 };
 
 /// Longest wait for the workers once they are told to stop.
@@ -43,10 +44,10 @@ pub struct UpArgs {
     /// Address of the HTTP API; whoever reaches it may read everything and change rules
     #[arg(long, value_name = "ADDRESS")]
     http: Option<SocketAddr>,
-    /// Port of the broker on loopback; 0 takes any free one
-    #[arg(long, default_value_t = 4222, value_name = "PORT")]
-    nats_port: u16,
-    /// Use the running broker at this address instead of starting one
+    /// Port of the broker on loopback; 0 takes any free one [default: 4222]
+    #[arg(long, value_name = "PORT")]
+    nats_port: Option<u16>,
+    /// Use the running broker at this address instead of starting one; `url` in [nats] and PLIMSOLL_NATS__URL do the same
     #[arg(long, value_name = "URL", conflicts_with = "nats_port")]
     nats_url: Option<String>,
     /// Don't sample this host
@@ -60,11 +61,24 @@ const CONFIGURATION: &str = "\
 The HTTP API listens on 127.0.0.1:8080 unless --http or PLIMSOLL_QUERY_API__HTTP says otherwise.
 The configuration file has the sections [agent], [ingest], [alert_worker], [query_api], [nats] and [lake], with the keys that the
 services alone have: see `plimsoll-agent --help` and so on. Variables override it, such as PLIMSOLL_INGEST__COMMIT_INTERVAL=10s,
-PLIMSOLL_AGENT__INTERVAL=5s or PLIMSOLL_LAKE__MEMORY_LIMIT=512MB; flags override both.
+PLIMSOLL_AGENT__INTERVAL=5s or PLIMSOLL_LAKE__MEMORY_LIMIT=512MB; flags override both. All services share [nats] and [lake].
 While it runs, live samples are on the NATS subjects plimsoll.metrics.<host>.<measurement>, and any DuckDB with the ducklake
 extension can attach <data-dir>/lake/catalog.sqlite.";
 
-/// The services' settings. The `nats` and `lake` sections inside a service's own are not used.
+/// The port of a broker that is started.
+const NATS_PORT: u16 = 4222;
+
+/// What a service's own section can't say here, and the section that says it for all.
+const SHARED: [(&str, &str); 6] = [
+    ("agent.nats", "nats"),
+    ("ingest.nats", "nats"),
+    ("ingest.lake", "lake"),
+    ("alert_worker.nats", "nats"),
+    ("query_api.nats", "nats"),
+    ("query_api.lake", "lake"),
+];
+
+/// The services' settings.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpConfig {
@@ -79,6 +93,9 @@ pub struct UpConfig {
     #[serde(default)]
     nats: NatsConfig,
     lake: LakeConfig,
+    /// Port of the broker to start; none where `nats.url` names a running one.
+    #[serde(skip)]
+    broker_port: Option<u16>,
 }
 
 impl Validate for UpConfig {
@@ -93,7 +110,8 @@ impl Validate for UpConfig {
             let section = section.to_owned();
             problems.into_iter().map(move |problem| format!("[{section}] {problem}"))
         };
-        self.lake.problems().into_iter().chain(sections.into_iter().flat_map(named)).collect()
+        let shared = self.nats.problems().into_iter().chain(self.lake.problems());
+        shared.chain(sections.into_iter().flat_map(named)).collect()
     }
 }
 
@@ -133,7 +151,14 @@ pub fn configure(args: &UpArgs) -> Result<UpConfig, ConfigError> {
     let lake = LakeConfig::embedded(&data_dir.join("lake"));
     let defaults = [("lake.catalog", lake.catalog.as_str()), ("lake.data_path", lake.data_path.as_str())];
     let sections = ["agent", "ingest", "alert_worker", "query_api", "nats", "lake"];
-    let mut config: UpConfig = config::load_over(&defaults, "up", &sections, args.common.config.as_deref())?;
+    let layers = Layers::read(&defaults, "up", &sections, args.common.config.as_deref())?;
+    let problems = misplaced(&layers, args);
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid { problems });
+    }
+    let uses_running_broker = args.nats_url.is_some() || layers.contains("nats.url");
+    let mut config: UpConfig = layers.extract()?;
+    config.broker_port = (!uses_running_broker).then(|| args.nats_port.unwrap_or(NATS_PORT));
     if let Some(http) = args.http {
         config.query_api.http = http;
     }
@@ -141,6 +166,19 @@ pub fn configure(args: &UpArgs) -> Result<UpConfig, ConfigError> {
         config.nats.url.clone_from(url);
     }
     Ok(config)
+}
+
+/// What is set but would have no effect.
+fn misplaced(layers: &Layers, args: &UpArgs) -> Vec<String> {
+    let of_services = SHARED.into_iter().filter(|(key, _)| layers.contains(key));
+    let mut problems: Vec<String> =
+        of_services.map(|(key, section)| format!("`{key}`: all services share one, set [{section}] instead")).collect();
+    if args.nats_port.is_some() && layers.contains("nats.url") {
+        problems.push(
+            "`nats.url`: names a running broker, --nats-port the port of one to start: expected one of them".to_owned(),
+        );
+    }
+    problems
 }
 
 impl UpConfig {
@@ -164,9 +202,9 @@ pub async fn run(args: UpArgs, mut config: UpConfig, shutdown: CancellationToken
     let _ = rustls::crypto::ring::default_provider().install_default();
     let data = DataDir::open(&args.data_dir)?;
     let listener = ops::bind(config.query_api.http).await.map_err(UpError::Http)?;
-    let broker = match &args.nats_url {
-        Some(_) => None,
-        None => Some(Broker::start(&data, args.nats_port).await?),
+    let broker = match config.broker_port {
+        Some(port) => Some(Broker::start(&data, port).await?),
+        None => None,
     };
     config.share(broker.as_ref());
     let outcome = Box::pin(run_services(&args, config, listener, shutdown)).await;
@@ -186,14 +224,14 @@ async fn run_services(
         Err(ConnectError::Cancelled) => return Ok(()),
         client => client?,
     };
-    let host = if args.no_agent { None } else { config.agent.host_id().ok() };
+    let awaited = if args.no_agent { None } else { first_sample(&config.agent) };
     let http = listener.local_addr().unwrap_or(config.query_api.http);
-    let mut services = Services::start(config, &client, listener, host.is_some());
+    let mut services = Services::start(config, &client, listener, !args.no_agent);
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => Ok(()),
         ended = services.first_end() => ended,
-        () = announce(http, host, &shutdown) => tokio::select! {
+        () = announce(http, awaited, &shutdown) => tokio::select! {
             biased;
             () = shutdown.cancelled() => Ok(()),
             ended = services.first_end() => ended,
@@ -203,12 +241,19 @@ async fn run_services(
     outcome.and(drained)
 }
 
+/// The sample of this host to wait for; none when all collectors are switched off.
+fn first_sample(agent: &AgentConfig) -> Option<Awaited> {
+    let enabled = agent.collectors.all().into_iter().filter(|(_, collector)| collector.enabled);
+    let measurements: Vec<_> = enabled.map(|(name, _)| name).collect();
+    (!measurements.is_empty()).then_some(Awaited { host: agent.host_id().ok()?, measurements })
+}
+
 /// Prints `ready http://…` once the first sample can be queried.
-async fn announce(http: SocketAddr, host: Option<HostId>, shutdown: &CancellationToken) {
+async fn announce(http: SocketAddr, awaited: Option<Awaited>, shutdown: &CancellationToken) {
     // An unspecified address means all of this machine's: any of them answers.
     let reachable =
         if http.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, http.port())) } else { http };
-    if probe::first_answer(reachable, host.as_ref(), shutdown).await {
+    if probe::first_answer(reachable, awaited.as_ref(), shutdown).await {
         println!("ready http://{reachable}");
     }
 }
@@ -226,7 +271,7 @@ impl Services {
         let (stop_agent, stop_workers) = (CancellationToken::new(), CancellationToken::new());
         let (mut agent, mut workers) = (JoinSet::new(), JoinSet::new());
         let ops = Ops::default();
-        let UpConfig { agent: agent_config, ingest, alert_worker: _, query_api, nats, lake: _ } = config;
+        let UpConfig { agent: agent_config, ingest, query_api, nats, .. } = config;
         if with_agent {
             let stop = stop_agent.clone();
             agent.spawn(async move { Ok(plimsoll_agent::run(agent_config, stop).await?) });

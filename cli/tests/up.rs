@@ -18,6 +18,13 @@ fn lake_number(data: &Path, sql: &str) -> i64 {
     lake.connection().query_row(sql, [], |row| row.get(0)).expect("a number")
 }
 
+/// How many nats-servers run on a data folder's store.
+fn brokers(data: &Path) -> usize {
+    let conf = data.canonicalize().expect("a folder").join("nats/run/nats-server.conf");
+    let found = Command::new("pgrep").arg("-f").arg("--").arg(format!("--config {}", conf.display())).output();
+    found.expect("pgrep").stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+}
+
 #[tokio::test]
 async fn samples_can_be_queried_at_once_and_grow_by_one_a_second() {
     install_crypto();
@@ -87,12 +94,34 @@ async fn a_killed_process_and_a_killed_broker_lose_and_double_nothing() {
         (up.count(&host, "load", "load1").await >= before + 5).then_some(())
     })
     .await;
+    let ports = up.ports;
     drop(up); // SIGKILL
-    let up = Up::start(data.path(), &[], &flags).await;
+    assert_eq!(brokers(data.path()), 1, "the broker has outlived its parent");
+    let up = Up::start_on(data.path(), ports, &[], &flags).await;
+    assert_eq!(brokers(data.path()), 1, "one broker to a store");
     up.process.stop().await;
+    assert_eq!(brokers(data.path()), 0);
     assert_eq!(lake_number(data.path(), "SELECT count(*) - count(DISTINCT ts) FROM lake.load"), 0, "none twice");
     let gaps = "SELECT count(*) FROM (SELECT ts - lag(ts) OVER (ORDER BY ts) AS gap FROM lake.load) WHERE gap > INTERVAL 1500 MILLISECOND";
     assert!(lake_number(data.path(), gaps) <= 1, "no gap but the one between kill and start");
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_ends_without_draining_and_leaves_no_broker() {
+    install_crypto();
+    let data = data();
+    let mut up = Up::start(data.path(), &[], &[]).await;
+    // A broker that does not answer keeps the drain waiting.
+    let pid = std::fs::read_to_string(data.path().join("nats/run/nats-server.pid")).expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid.parse().expect("a number")).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("is stopped");
+    let status = eventually("the process to end", LIMIT, async || {
+        up.process.signal(rustix::process::Signal::INT);
+        up.process.0.try_wait().expect("a child")
+    })
+    .await;
+    assert_eq!(status.code(), Some(130), "{status}");
+    eventually("the end of the broker", LIMIT, async || (brokers(data.path()) == 0).then_some(())).await;
 }
 
 #[tokio::test]
@@ -120,6 +149,62 @@ async fn what_is_wrong_is_said_in_one_sentence() {
 
     let (code, text) = failing(dir.path(), &[], &[("PLIMSOLL_INGEST__COMMIT_INTREVAL", "10s")]).await;
     assert!(code == 64 && text.contains("commit_intreval"), "{code} {text}");
+
+    let (code, text) = failing(dir.path(), &[], &[("PLIMSOLL_NATS__USER", "u")]).await;
+    assert!(code == 64 && text.contains("`nats.password`"), "{code} {text}");
+
+    let url = [("PLIMSOLL_NATS__URL", "nats://127.0.0.1:4222")];
+    let (code, text) = failing(dir.path(), &["--nats-port", &free], &url).await;
+    assert!(code == 64 && text.contains("`nats.url`") && text.contains("--nats-port"), "{code} {text}");
+
+    let config = dir.path().join("plimsoll.toml");
+    std::fs::write(&config, "[agent.nats]\nurl = 'nats://x'\n[ingest.lake]\nthreads = 1\n").expect("written");
+    let (code, text) = failing(dir.path(), &["--config", &config.display().to_string()], &[]).await;
+    assert!(code == 64 && text.contains("`agent.nats`") && text.contains("`ingest.lake`"), "{code} {text}");
+    assert!(text.contains("set [nats]") && text.contains("set [lake]"), "{text}");
+}
+
+/// A key of each type of every service, as a variable.
+#[tokio::test]
+async fn variables_take_the_type_of_their_key() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let http = taken.local_addr().expect("an address").to_string();
+    let dir = data();
+    let variables = [
+        ("PLIMSOLL_AGENT__HOST", "1001"),
+        ("PLIMSOLL_AGENT__INTERVAL", "2s"),
+        ("PLIMSOLL_AGENT__BUFFER_BYTES", "2097152"),
+        ("PLIMSOLL_AGENT__COLLECTORS__CPU__ENABLED", "false"),
+        ("PLIMSOLL_AGENT__COLLECTORS__LOAD__INTERVAL", "5s"),
+        ("PLIMSOLL_INGEST__HTTP", "127.0.0.1:9301"),
+        ("PLIMSOLL_INGEST__COMMIT_INTERVAL", "10s"),
+        ("PLIMSOLL_INGEST__COMMIT_ROWS", "1000"),
+        ("PLIMSOLL_ALERT_WORKER__HTTP", "[::1]:9302"),
+        ("PLIMSOLL_QUERY_API__CONNECTIONS", "2"),
+        ("PLIMSOLL_QUERY_API__TAIL_MAX_BYTES", "2097152"),
+        ("PLIMSOLL_NATS__USER", "true"),
+        ("PLIMSOLL_NATS__PASSWORD", "123456"),
+        ("PLIMSOLL_NATS__REPLICAS", "1"),
+        ("PLIMSOLL_NATS__METRICS_MAX_BYTES", "1073741824"),
+        ("PLIMSOLL_LAKE__CATALOG_PASSWORD", "123456"),
+        ("PLIMSOLL_LAKE__EXTENSIONS_DIR", "/1"),
+        ("PLIMSOLL_LAKE__THREADS", "1"),
+        ("PLIMSOLL_LAKE__BUSY_TIMEOUT_MS", "1000"),
+        ("PLIMSOLL_LAKE__S3__ACCESS_KEY_ID", "42"),
+        ("PLIMSOLL_LAKE__S3__SECRET_ACCESS_KEY", "0x17"),
+        ("PLIMSOLL_LAKE__S3__USE_SSL", "false"),
+    ];
+    let (code, text) = failing(dir.path(), &["--http", &http], &variables).await;
+    assert!(code == 70 && text.contains(&http), "the configuration is accepted, the address is not: {code} {text}");
+}
+
+#[tokio::test]
+async fn any_collector_makes_it_ready() {
+    install_crypto();
+    let dir = data();
+    let without_memory = [("PLIMSOLL_AGENT__COLLECTORS__MEMORY__ENABLED", "false")];
+    let up = Up::start(dir.path(), &[], &without_memory).await;
+    up.process.stop().await;
 }
 
 #[tokio::test]
@@ -136,11 +221,17 @@ async fn one_data_directory_serves_one_process() {
 async fn a_running_broker_is_used_and_the_agent_can_be_left_out() {
     install_crypto();
     let broker = TestServer::start().await;
-    let dir = data();
-    let up = Up::start(dir.path(), &["--nats-url", &broker.url(), "--no-agent"], &[]).await;
-    assert_eq!(up.get("/api/clients").await["clients"], serde_json::json!([]));
-    assert!(!dir.path().join("nats").exists(), "no broker of its own");
-    up.process.stop().await;
+    let url = broker.url();
+    for (flags, variables) in [
+        (vec!["--no-agent", "--nats-url", &url], vec![]),
+        (vec!["--no-agent"], vec![("PLIMSOLL_NATS__URL", url.as_str())]),
+    ] {
+        let dir = data();
+        let up = Up::start(dir.path(), &flags, &variables).await;
+        assert_eq!(up.get("/api/clients").await["clients"], serde_json::json!([]));
+        assert!(!dir.path().join("nats").exists(), "no broker of its own");
+        up.process.stop().await;
+    }
 }
 
 /// The guide's script, run as a user would: with public packages and nothing of ours.

@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -46,9 +47,23 @@ impl Drop for Process {
     }
 }
 
+/// The ports of a `plimsoll up`.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    http: u16,
+    nats: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self { http: free_port(), nats: free_port() }
+    }
+}
+
 /// A `plimsoll up` with ports of its own.
 pub struct Up {
     pub process: Process,
+    pub ports: Ports,
     pub http: String,
     pub nats: String,
 }
@@ -63,27 +78,54 @@ pub fn plimsoll() -> Command {
 }
 
 impl Up {
-    /// Starts and waits for the line that says it is ready.
+    /// Starts on free ports and waits for the line that says it is ready.
     pub async fn start(data: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Self {
-        let (http, nats) = (free_port(), free_port());
+        match Self::try_start(data, Ports::free(), flags, variables).await {
+            // Another test was given the same port between the look and the start.
+            Err(text)
+                if ["another address with --http", "is taken", "address already in use"]
+                    .iter()
+                    .any(|taken| text.contains(taken)) =>
+            {
+                Self::start_on(data, Ports::free(), flags, variables).await
+            }
+            started => started.expect("is ready before it ends"),
+        }
+    }
+
+    /// The same on ports that were another process's.
+    pub async fn start_on(data: &Path, ports: Ports, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::try_start(data, ports, flags, variables).await.expect("is ready before it ends")
+    }
+
+    /// Fails with what the process said when it ends before it is ready.
+    async fn try_start(data: &Path, ports: Ports, flags: &[&str], variables: &[(&str, &str)]) -> Result<Self, String> {
+        let Ports { http, nats } = ports;
         let mut command = plimsoll();
         command.arg("up").arg("--data-dir").arg(data).arg("--http").arg(format!("127.0.0.1:{http}"));
-        if !flags.contains(&"--nats-url") {
+        let names_broker =
+            flags.contains(&"--nats-url") || variables.iter().any(|(name, _)| *name == "PLIMSOLL_NATS__URL");
+        if !names_broker {
             command.arg("--nats-port").arg(nats.to_string());
         }
         let mut child = command
             .args(flags)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("plimsoll starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let said = thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).inspect(|line| eprintln!("{line}")).collect::<Vec<_>>().join("\n")
+        });
         let process = Process(child);
         let line = tokio::task::spawn_blocking(move || stdout.lines().next());
         let line = tokio::time::timeout(LIMIT, line).await.expect("in time").expect("no panic");
-        let line = line.expect("a line before it ends").expect("text");
-        assert_eq!(line, format!("ready http://127.0.0.1:{http}"));
-        Self { process, http: format!("http://127.0.0.1:{http}"), nats: format!("nats://127.0.0.1:{nats}") }
+        let Some(line) = line else { return Err(said.join().expect("no panic")) };
+        assert_eq!(line.expect("text"), format!("ready http://127.0.0.1:{http}"));
+        Ok(Self { process, ports, http: format!("http://127.0.0.1:{http}"), nats: format!("nats://127.0.0.1:{nats}") })
     }
 
     /// GET, expecting success.
@@ -158,10 +200,12 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned()
 }
 
-/// The Python that `make test` prepares for tests.
+/// The Python that has what tests need: the one that `make test` prepares, or that the same script prepares now.
 pub fn python() -> PathBuf {
-    let python = std::env::var_os("PLIMSOLL_TEST_PYTHON");
-    PathBuf::from(
-        python.expect("PLIMSOLL_TEST_PYTHON is set by `make test`: PLIMSOLL_TEST_PYTHON=$(scripts/test-python)"),
-    )
+    if let Some(python) = std::env::var_os("PLIMSOLL_TEST_PYTHON") {
+        return python.into();
+    }
+    let output = Command::new(repository().join("scripts/test-python")).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a path").trim().into()
 }
