@@ -90,6 +90,8 @@ pub enum ServerError {
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a server that was asked to end, before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for a process without a command line, which is one that is ending, or none of ours.
+const DYING_PATIENCE: Duration = Duration::from_secs(1);
 /// Size in bytes at which a start sets the log aside.
 const LOG_MAX_BYTES: u64 = 10 * 1024 * 1024;
 
@@ -198,18 +200,21 @@ async fn end_left_behind(pid_file: &Path, conf: &Path) -> Result<(), ServerError
     let Some(pid) = pid else { return Ok(()) };
     // Comes before the look at the command line, as the number may go to another process at any time.
     let process = pidfd_open(pid, PidfdFlags::empty());
-    if !runs_with(pid, conf) {
+    let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    if command_line.is_empty() {
+        // A process on its way out, killed a moment ago, has lost its command line before its files and port.
+        if let Ok(process) = process {
+            let _ = tokio::time::timeout(DYING_PATIENCE, ended(&process)).await;
+        }
+        return Ok(());
+    }
+    let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    if !arguments.windows(2).any(|pair| pair == [b"--config", conf.as_os_str().as_bytes()]) {
         return Ok(());
     }
     let left_behind = |source| ServerError::LeftBehind { pid: pid.as_raw_nonzero().get(), source };
     tracing::warn!(%pid, "a nats-server that an earlier start left behind is ended");
     end(&process.map_err(|error| left_behind(error.into()))?).await.map_err(left_behind)
-}
-
-fn runs_with(pid: Pid, conf: &Path) -> bool {
-    let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
-    arguments.windows(2).any(|pair| pair == [b"--config", conf.as_os_str().as_bytes()])
 }
 
 /// Asks a process that is nobody's child here to end, and kills it where it does not.

@@ -63,6 +63,17 @@ async fn a_server_left_behind_is_ended_before_the_next_one_starts() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_just_being_killed_is_waited_for() {
+    let dir = TempDir::new().expect("a folder");
+    let mut config = config_in(dir.path());
+    for _ in 0..20 {
+        let server = Server::start(&config).await.expect("starts on the same port");
+        config.port = server.url().rsplit(':').next().and_then(|port| port.parse().ok());
+        drop(server); // SIGKILL
+    }
+}
+
+#[tokio::test]
 async fn another_process_with_the_noted_id_is_left_alone() {
     let dir = TempDir::new().expect("a folder");
     let config = config_in(dir.path());
