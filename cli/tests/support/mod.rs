@@ -1,6 +1,7 @@
 //! Real `plimsoll` processes, and what a user does with them.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::print_stderr, reason = "what a process says explains why its test fails")]
 
 use std::{
     io::{BufRead, BufReader},
