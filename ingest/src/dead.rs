@@ -14,8 +14,6 @@ use crate::{GROUP, decoder::Original};
 
 /// Header with the length of the payload, where only its start could be kept.
 const TRUNCATED_HEADER: &str = "Plimsoll-Truncated";
-/// Room for the headers within the broker's largest message.
-const HEADER_ROOM: usize = 16 * 1024;
 /// Publishes under way at a time.
 const IN_FLIGHT: usize = 64;
 
@@ -25,7 +23,7 @@ pub async fn put_aside<R: Error + 'static>(
     client: &Client,
     messages: impl IntoIterator<Item = (&Original, &R)>,
 ) -> Result<(), PublishError> {
-    let limit = client.nats.server_info().max_payload.saturating_sub(HEADER_ROOM);
+    let limit = client.nats.server_info().max_payload;
     let dead: Vec<_> = messages.into_iter().map(|(original, reason)| dead_message(original, reason, limit)).collect();
     stream::iter(dead)
         .map(|(headers, payload)| store(client.clone(), headers, payload))
@@ -34,18 +32,52 @@ pub async fn put_aside<R: Error + 'static>(
         .await
 }
 
+/// The message as `DEAD` stores it: headers and payload together take `limit` bytes at most.
 fn dead_message<R: Error + 'static>(original: &Original, reason: &R, limit: usize) -> (HeaderMap, Bytes) {
     let (incarnation, sequence, subject) = (original.incarnation, original.sequence, &original.subject);
     let mut headers = dead::headers(GROUP, incarnation, sequence, subject, original.headers.as_ref(), reason);
     let mut payload = original.payload.clone();
-    if payload.len() > limit {
+    if wire_length(&headers) + payload.len() > limit {
         headers.insert(TRUNCATED_HEADER, payload.len().to_string().as_str());
-        payload.truncate(limit);
+        payload.truncate(limit.saturating_sub(wire_length(&headers)));
     }
     (headers, payload)
+}
+
+/// Bytes of the headers on the wire: a line with the version, one for each value, and an empty one.
+fn wire_length(headers: &HeaderMap) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| format!("{name}: {}\r\n", value.as_str()).len())
+    });
+    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
 }
 
 async fn store(client: Client, headers: HeaderMap, payload: Bytes) -> Result<(), PublishError> {
     client.jetstream.publish_with_headers(dead::subject(GROUP), headers, payload).await?.await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_nats::{Incarnation, PartitionId, Sequence, subject::SubjectError};
+
+    use super::*;
+
+    #[test]
+    fn headers_and_payload_together_fill_the_largest_message() {
+        let original = Original {
+            partition: PartitionId::new(0).expect("exists"),
+            incarnation: Incarnation(1),
+            sequence: Sequence(1),
+            subject: "s".repeat(10_000),
+            headers: None,
+            payload: Bytes::from(vec![0; 20_000]),
+        };
+        let (headers, payload) = dead_message(&original, &SubjectError::Shape, 20_000);
+        assert_eq!(wire_length(&headers) + payload.len(), 20_000);
+        assert_eq!(headers.get(TRUNCATED_HEADER).map(ToString::to_string).as_deref(), Some("20000"));
+        let (headers, payload) = dead_message(&original, &SubjectError::Shape, 30_000);
+        assert_eq!((headers.get(TRUNCATED_HEADER), payload.len()), (None, 20_000));
+    }
 }
