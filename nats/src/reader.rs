@@ -17,7 +17,10 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,7 +31,7 @@ use crate::{
 };
 
 /// Expiry of one pull; well below [`PIN_TIMEOUT`], so that a waiting reader keeps its pin.
-const PULL_EXPIRES: Duration = Duration::from_secs(1);
+const PULL_EXPIRES: Duration = Duration::from_secs(3);
 /// How long the broker keeps a partition for a silent reader.
 ///
 /// Longer than the client waits before it repeats a pull that it did not see through, which happens while a slow commit holds
@@ -41,10 +44,10 @@ const PULL_MESSAGES: usize = 1000;
 /// Pause before a reader tries again after the broker refused or vanished.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a reader that has had no message yet looks whether another client gets them.
-const CHECK: Duration = Duration::from_secs(1);
-/// How often a reader that has had messages looks whether the consumer is still its own: while it was held up, another one may
-/// have made it anew, had the last messages, and died.
-const CHECK_OWN: Duration = Duration::from_secs(5);
+///
+/// And how often one that has had some looks whether the consumer is still its own: while it was held up, another one may have
+/// made it anew, had the last messages, and died; or a reconnect may have swallowed them, or the client's pull.
+const LOOK: Duration = Duration::from_secs(2);
 /// Longest pause after errors in a row.
 const MAX_RETRY: Duration = Duration::from_secs(5);
 
@@ -300,7 +303,8 @@ impl<S: StartSource> PartitionReader<S> {
         stop: &CancellationToken,
     ) -> Result<SessionEnd, SessionError> {
         let mut messages = self.messages(&taken.consumer).await?;
-        let mut look = tokio::time::interval_at(Instant::now() + CHECK, CHECK);
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut suspected = false;
         let mut delivered = 0;
         let mut last = Sequence(0);
@@ -341,7 +345,6 @@ impl<S: StartSource> PartitionReader<S> {
                 if !self.still_starts_at(&taken).await? {
                     return Ok(SessionEnd::Lost);
                 }
-                look = tokio::time::interval_at(Instant::now() + CHECK_OWN, CHECK_OWN);
                 tracing::debug!(group = self.group, partition.id = %self.partition, stream.seq = %sequence, "reading the partition");
                 let event = ReaderEvent::Started { partition: self.partition, incarnation: taken.incarnation };
                 if events.send(event).await.is_err() {
@@ -377,14 +380,15 @@ impl<S: StartSource> PartitionReader<S> {
         Ok(StoredMessage { partition: self.partition, incarnation, sequence, stored_ms, pending, message })
     }
 
-    /// Whether the consumer is the one that this reader took, and gives its messages to nobody else. Before the first message
-    /// nobody may have had one; those under way to this reader look like it, so one look is not enough.
+    /// Whether the consumer is the one that this reader took, gives its messages to nobody else, and is pulled from. Messages
+    /// under way to this reader look like lost ones, so one look that says no is not enough.
     async fn is_still_own(&self, taken: &Taken, delivered: u64) -> Result<bool, SessionError> {
         let info = taken.consumer.get_info().await.map_err(|error| SessionError::Pull(error.into()))?;
         let same = info.created == taken.consumer.cached_info().created;
-        let untouched =
-            if delivered == 0 { info.delivered.consumer_sequence == 0 } else { !self.is_held_by_another(&info) };
-        Ok(same && untouched)
+        let all_here = info.delivered.consumer_sequence == delivered;
+        let pulled = info.num_pending == 0 || info.num_waiting > 0;
+        let mine = delivered == 0 || !self.is_held_by_another(&info);
+        Ok(same && all_here && pulled && mine)
     }
 
     /// Whether the broker gives the partition's messages to another client than this reader.
