@@ -18,7 +18,7 @@ pub struct Limits {
     pub interval: Duration,
     /// Gathered rows.
     pub rows: usize,
-    /// Gathered bytes of messages.
+    /// Memory of gathered messages in bytes, roughly.
     pub bytes: usize,
 }
 
@@ -42,14 +42,14 @@ pub struct Batcher {
     gathered: Gathered,
     rows: usize,
     bytes: usize,
-    oldest: Option<Instant>,
+    due: Option<Instant>,
 }
 
 impl Batcher {
     /// An empty batcher.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, gathered: Gathered::default(), rows: 0, bytes: 0, oldest: None }
+        Self { limits, gathered: Gathered::default(), rows: 0, bytes: 0, due: None }
     }
 
     /// Rows gathered.
@@ -67,7 +67,7 @@ impl Batcher {
     /// When what is gathered has to be committed at the latest; none when nothing is gathered.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        if self.is_empty() { None } else { self.oldest.map(|oldest| oldest + self.limits.interval) }
+        if self.is_empty() { None } else { self.due }
     }
 
     /// Whether a commit is due.
@@ -102,35 +102,52 @@ impl Batcher {
         gathered.ackers.remove(&partition);
         self.rows = gathered.set.messages.iter().map(|message| message.batch.rows()).sum();
         let dead = gathered.dead.iter().map(|(original, _)| original);
-        self.bytes = gathered.originals.iter().chain(dead).map(|original| original.payload.len()).sum();
+        let originals = gathered.originals.iter().chain(dead).map(Original::weight);
+        self.bytes = originals.chain(gathered.set.messages.iter().map(PendingMessage::weight)).sum();
     }
 
-    /// Adds the next message of its partition.
-    pub fn push(&mut self, decoded: Decoded) {
-        let Decoded { original, stored_ms, batch, acker } = decoded;
-        if self.is_empty() {
-            self.oldest = Some(Instant::now());
+    /// Makes a commit due at once if something of the partition is gathered: whoever has it next need not read that again.
+    pub fn stop(&mut self, partition: PartitionId) {
+        if self.gathered.set.reached.contains_key(&partition) {
+            self.due = Some(Instant::now());
         }
+    }
+
+    /// Adds the next message of its partition. Returns false, and drops it, where the same or a later one is gathered already: a
+    /// commit would store its rows twice.
+    #[must_use]
+    pub fn push(&mut self, decoded: Decoded) -> bool {
+        let Decoded { original, stored_ms, batch, acker } = decoded;
         let (partition, sequence) = (original.partition, original.sequence);
         let reached = Position { incarnation: original.incarnation, sequence };
+        let before = self.gathered.set.reached.get(&partition);
+        if before.is_some_and(|before| sequence <= before.within(reached.incarnation).sequence) {
+            return false;
+        }
+        if self.is_empty() {
+            self.due = Some(Instant::now() + self.limits.interval);
+        }
         self.gathered.set.reached.insert(partition, reached);
         self.gathered.ackers.extend(acker.map(|acker| (partition, acker)));
-        self.bytes += original.payload.len();
+        self.bytes += original.weight();
         match batch {
             Ok(batch) => {
-                self.rows += batch.rows();
-                self.gathered.set.messages.push(PendingMessage { partition, sequence, stored_ms, batch });
+                let message = PendingMessage { partition, sequence, stored_ms, batch };
+                self.rows += message.batch.rows();
+                self.bytes += message.weight();
+                self.gathered.set.messages.push(message);
                 self.gathered.originals.push(original);
             }
             Err(reason) => self.gathered.dead.push((original, reason)),
         }
+        true
     }
 
     /// Takes what is gathered.
     pub fn take(&mut self) -> Gathered {
         self.rows = 0;
         self.bytes = 0;
-        self.oldest = None;
+        self.due = None;
         std::mem::take(&mut self.gathered)
     }
 }
@@ -169,17 +186,21 @@ mod tests {
         Decoded { original, stored_ms: 0, batch: Ok(batch), acker: None }
     }
 
+    fn push(batcher: &mut Batcher, message: Decoded) {
+        assert!(batcher.push(message), "a repeated message");
+    }
+
     fn batcher() -> Batcher {
-        Batcher::new(Limits { interval: Duration::from_secs(60), rows: 10, bytes: 100 })
+        Batcher::new(Limits { interval: Duration::from_secs(60), rows: 10, bytes: 1_000_000 })
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_is_counted_from_the_oldest_message() {
         let mut batcher = batcher();
         assert!(batcher.due().is_none() && !batcher.is_due(Instant::now()));
-        batcher.push(message(0, 1, 1));
+        push(&mut batcher, message(0, 1, 1));
         tokio::time::advance(Duration::from_secs(59)).await;
-        batcher.push(message(0, 2, 1));
+        push(&mut batcher, message(0, 2, 1));
         assert!(!batcher.is_due(Instant::now()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(batcher.is_due(Instant::now()) && !batcher.is_full());
@@ -190,26 +211,61 @@ mod tests {
     #[tokio::test]
     async fn rows_and_bytes_are_bounded() {
         let mut rows = batcher();
-        rows.push(message(0, 1, 9));
+        push(&mut rows, message(0, 1, 9));
         assert!(!rows.is_full());
-        rows.push(message(0, 2, 1));
+        push(&mut rows, message(0, 2, 1));
         assert!(rows.is_full() && rows.is_due(Instant::now()));
-        let mut bytes = batcher();
-        (1..=9).for_each(|sequence| bytes.push(Decoded { batch: Err(SubjectFault.into()), ..message(0, sequence, 1) }));
+        let dead = |sequence| Decoded { batch: Err(reason()), ..message(0, sequence, 1) };
+        let mut bytes = Batcher::new(Limits { bytes: 100, ..rows.limits });
+        (1..=9).for_each(|sequence| push(&mut bytes, dead(sequence)));
         assert!(!bytes.is_full());
-        bytes.push(Decoded { batch: Err(SubjectFault.into()), ..message(0, 10, 1) });
+        push(&mut bytes, dead(10));
         assert!(bytes.is_full(), "dead messages count by their bytes");
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded_by_what_messages_take_decoded() {
+        let texts = Column::Text(vec![Some("x".repeat(10_000))]);
+        let mut large = message(0, 1, 1);
+        large.batch.as_mut().expect("decoded").fields.insert(Name::parse("t").expect("name"), texts);
+        large.original.payload = Bytes::from_static(b"compressed");
+        let mut batcher = Batcher::new(Limits { bytes: 10_000, ..batcher().limits });
+        push(&mut batcher, large);
+        assert!(batcher.is_full());
+        batcher.start(partition(0));
+        assert_eq!(batcher.bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn a_repeated_message_is_refused() {
+        let mut batcher = batcher();
+        push(&mut batcher, message(0, 2, 1));
+        assert!(!batcher.push(message(0, 2, 1)) && !batcher.push(message(0, 1, 1)));
+        push(&mut batcher, message(1, 1, 1));
+        push(&mut batcher, message(0, 3, 1));
+        assert_eq!((batcher.rows(), batcher.take().set.messages.len()), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gathered_of_a_partition_that_goes_is_due_at_once() {
+        let mut batcher = batcher();
+        push(&mut batcher, message(0, 1, 1));
+        batcher.stop(partition(1));
+        assert!(!batcher.is_due(Instant::now()));
+        batcher.stop(partition(0));
+        assert!(batcher.is_due(Instant::now()));
     }
 
     #[tokio::test]
     async fn a_partition_that_starts_anew_is_gathered_anew() {
         let mut batcher = batcher();
-        batcher.push(message(0, 1, 2));
-        batcher.push(message(1, 2, 3));
-        batcher.push(Decoded { batch: Err(SubjectFault.into()), ..message(0, 3, 1) });
+        push(&mut batcher, message(0, 1, 2));
+        push(&mut batcher, message(1, 2, 3));
+        push(&mut batcher, Decoded { batch: Err(reason()), ..message(0, 3, 1) });
         batcher.start(partition(0));
-        assert_eq!((batcher.rows(), batcher.bytes), (3, 10));
-        batcher.push(message(0, 1, 2));
+        let left = &batcher.gathered.set.messages;
+        assert_eq!((batcher.rows(), batcher.bytes), (3, 10 + left.iter().map(PendingMessage::weight).sum::<usize>()));
+        push(&mut batcher, message(0, 1, 2));
         let taken = batcher.take();
         let read: Vec<(u16, u64)> =
             taken.set.messages.iter().map(|message| (message.partition.get(), message.sequence.0)).collect();
@@ -224,10 +280,12 @@ mod tests {
         let mut batcher = batcher();
         let started = |life| ReaderEvent::Started { partition: partition(0), incarnation: life };
         assert!(!batcher.must_commit_before(&started(LIFE)));
-        batcher.push(message(0, 1, 1));
+        push(&mut batcher, message(0, 1, 1));
         assert!(!batcher.must_commit_before(&started(LIFE)));
         assert!(batcher.must_commit_before(&started(Incarnation(2))));
     }
 
-    use plimsoll_nats::subject::SubjectError::Shape as SubjectFault;
+    fn reason() -> DeadReason {
+        DeadReason::new(&plimsoll_nats::subject::SubjectError::Shape)
+    }
 }

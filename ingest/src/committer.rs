@@ -1,17 +1,32 @@
 //! Commits what was gathered, one batch after the other, each until it is done.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    error::Error,
+    time::Duration,
+};
 
 use plimsoll_lake::{
     CommitOutcome, CommitReport, LakeError, LakeWriter,
     writer::{CommitSet, Rejection},
 };
-use plimsoll_nats::{Client, PartitionId, dead::chain, reader::Acker};
+use plimsoll_nats::{
+    Client, Incarnation, PartitionId,
+    dead::{chain, header_text},
+    reader::Acker,
+    streams::{self, DeclareError},
+};
 use plimsoll_service::ops::Readiness;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{batcher::Gathered, dead, decoder::Original, metrics::Metrics};
+use crate::{
+    batcher::Gathered,
+    dead,
+    decoder::Original,
+    lake_thread::{LakeThread, Reopening, ThreadEnded},
+    metrics::Metrics,
+};
 
 /// Longest pause between two tries of the same commit.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -22,6 +37,7 @@ const LAST_TRIES: u32 = 3;
 #[derive(Debug)]
 pub struct Committer {
     batches: mpsc::Sender<Gathered>,
+    task: JoinHandle<Result<(), ThreadEnded>>,
 }
 
 /// A committer that is free for the next batch.
@@ -36,10 +52,10 @@ impl Slot<'_> {
 }
 
 impl Committer {
-    /// Starts the task and the thread that commit. They end when the committer is dropped and the last batch is done.
+    /// Starts the task that commits. It ends when the committer is dropped and the last batch is done.
     #[must_use]
     pub fn start(
-        writer: LakeWriter,
+        lake: LakeThread<LakeWriter>,
         client: Client,
         metrics: Metrics,
         readiness: Readiness,
@@ -47,9 +63,8 @@ impl Committer {
         tasks: &TaskTracker,
     ) -> Self {
         let (batches, receiver) = mpsc::channel(1);
-        let task = CommitTask { writer: WriterThread::start(writer, tasks), client, metrics, readiness, shutdown };
-        tasks.spawn(task.run(receiver));
-        Self { batches }
+        let task = CommitTask { lake, client, metrics, readiness, shutdown };
+        Self { batches, task: tasks.spawn(task.run(receiver)) }
     }
 
     /// Waits until a batch can be handed over; none when the committer has ended.
@@ -63,10 +78,21 @@ impl Committer {
             slot.send(gathered);
         }
     }
+
+    /// Waits until the committer takes no more batches.
+    pub async fn ended(&self) {
+        self.batches.closed().await;
+    }
+
+    /// Waits until the last batch is done. Fails when the thread that writes to the lake has ended.
+    pub async fn finish(self) -> Result<(), ThreadEnded> {
+        drop(self.batches);
+        self.task.await.expect("committing does not panic")
+    }
 }
 
 struct CommitTask {
-    writer: WriterThread,
+    lake: LakeThread<LakeWriter>,
     client: Client,
     metrics: Metrics,
     readiness: Readiness,
@@ -74,49 +100,40 @@ struct CommitTask {
 }
 
 impl CommitTask {
-    async fn run(self, mut batches: mpsc::Receiver<Gathered>) {
+    async fn run(self, mut batches: mpsc::Receiver<Gathered>) -> Result<(), ThreadEnded> {
         while let Some(gathered) = batches.recv().await {
-            if !self.commit(gathered).await {
+            if !self.commit(gathered).await? {
                 tracing::warn!("stopped before the last batch was committed, the stream keeps it");
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Commits a batch, however often it takes. Returns false when ingest was told to stop and the last tries failed.
-    async fn commit(&self, mut gathered: Gathered) -> bool {
+    async fn commit(&self, mut gathered: Gathered) -> Result<bool, ThreadEnded> {
         let mut pause = Duration::from_millis(100);
         let mut tries_left = LAST_TRIES;
         loop {
             match self.try_commit(&mut gathered).await {
                 Ok(report) => {
-                    self.readiness.clear("commit");
-                    self.metrics.committed(&report);
-                    tracing::debug!(
-                        batch.rows = report.rows,
-                        batch.messages = report.messages,
-                        duration_ms = report.duration.as_millis(),
-                        "committed"
-                    );
-                    if report.superseded > 0 {
-                        tracing::error!(
-                            batch.messages = report.superseded,
-                            "dropped messages of a stream that was wiped: the lake contains a later one"
-                        );
-                    }
+                    self.committed(&report);
                     acknowledge(&gathered.ackers).await;
-                    return true;
+                    return Ok(true);
                 }
+                Err(CommitError::Ended(ended)) => return Err(ended),
                 Err(error) => {
                     self.metrics.commit_failures.inc();
-                    self.readiness.fail("commit", chain(&error));
-                    tracing::warn!(error = %chain(&error), "a commit failed and is tried again, nothing is lost");
+                    // The catalog may quote a statement with all its rows.
+                    let error = header_text(&chain(&error));
+                    self.readiness.fail("commit", error.as_str());
+                    tracing::warn!(error, "a commit failed and is tried again, nothing is lost");
                 }
             }
             if self.shutdown.is_cancelled() {
                 tries_left -= 1;
                 if tries_left == 0 {
-                    return false;
+                    return Ok(false);
                 }
             }
             tokio::select! {
@@ -127,41 +144,105 @@ impl CommitTask {
         }
     }
 
-    async fn try_commit(&self, gathered: &mut Gathered) -> Result<CommitReport, CommitError> {
-        // Put aside before the position moves past them: a crash in between repeats it, and never loses one.
-        if !gathered.dead.is_empty() {
-            dead::put_aside(&self.client, gathered.dead.iter().map(|(original, reason)| (original, reason))).await?;
-            self.told_dead(gathered.dead.iter().map(|(original, reason)| (original, chain(reason))));
-            gathered.dead.clear();
+    fn committed(&self, report: &CommitReport) {
+        self.readiness.clear("commit");
+        self.metrics.committed(report);
+        tracing::debug!(
+            batch.rows = report.rows,
+            batch.messages = report.messages,
+            duration_ms = report.duration.as_millis(),
+            "committed"
+        );
+        if report.superseded > 0 {
+            tracing::error!(
+                batch.messages = report.superseded,
+                "dropped messages of a stream that was wiped: the lake contains a later one"
+            );
         }
+    }
+
+    async fn try_commit(&self, gathered: &mut Gathered) -> Result<CommitReport, CommitError> {
+        // Asked for anew with each try: the stream may have been wiped since.
+        gathered.set.current = None;
+        self.put_dead_aside(gathered).await?;
         loop {
-            match self.writer.commit(&mut gathered.set).await? {
+            match self.write(&mut gathered.set).await? {
                 CommitOutcome::Committed(report) => return Ok(report),
                 CommitOutcome::Rejected(rejections) => self.reject(gathered, &rejections).await?,
+                CommitOutcome::Superseded => gathered.set.current = Some(self.present_life().await?),
             }
         }
+    }
+
+    async fn write(&self, set: &mut CommitSet) -> Result<CommitOutcome, CommitError> {
+        let taken = std::mem::take(set);
+        let job = |lake: &mut Reopening<LakeWriter>| {
+            let outcome = lake.with(|writer| writer.commit(&taken));
+            (taken, outcome)
+        };
+        let (back, outcome) = self.lake.run(job).await?;
+        *set = back;
+        Ok(outcome?)
+    }
+
+    async fn present_life(&self) -> Result<Incarnation, CommitError> {
+        let (_, life) = streams::metrics(&self.client).await?;
+        tracing::warn!(
+            incarnation = life.0,
+            "the lake knows a stream that was made later than what is read: asked which one counts"
+        );
+        Ok(life)
+    }
+
+    /// Puts messages aside that could not be decoded, before the position moves past them: a crash in between repeats it, and never
+    /// loses one.
+    async fn put_dead_aside(&self, gathered: &mut Gathered) -> Result<(), CommitError> {
+        if gathered.dead.is_empty() {
+            return Ok(());
+        }
+        // What the lake's position has passed was put aside by whoever moved it, maybe longer ago than `DEAD` knows message ids.
+        let positions = self.lake.run(|lake| lake.with(LakeWriter::positions)).await??;
+        gathered.dead.retain(|(original, _)| {
+            original.sequence > positions.of(original.partition, original.incarnation).sequence
+        });
+        dead::put_aside(&self.client, gathered.dead.iter().map(|(original, reason)| (original, reason))).await?;
+        self.told_dead(gathered.dead.iter().map(|(original, reason)| (original, reason)));
+        gathered.dead.clear();
+        Ok(())
     }
 
     async fn reject(&self, gathered: &mut Gathered, rejections: &[Rejection]) -> Result<(), CommitError> {
         let originals = &gathered.originals;
         dead::put_aside(&self.client, rejections.iter().map(|r| (&originals[r.index], &r.reason))).await?;
-        self.told_dead(rejections.iter().map(|r| (&originals[r.index], chain(&r.reason))));
-        for rejection in rejections.iter().rev() {
-            gathered.set.messages.remove(rejection.index);
-            gathered.originals.remove(rejection.index);
-        }
+        self.told_dead(rejections.iter().map(|r| (&originals[r.index], &r.reason)));
+        let rejected = rejections.iter().map(|rejection| rejection.index).collect();
+        remove(&mut gathered.set.messages, &rejected);
+        remove(&mut gathered.originals, &rejected);
         Ok(())
     }
 
-    fn told_dead<'a>(&self, messages: impl Iterator<Item = (&'a Original, String)>) {
+    fn told_dead<'a, R: Error + 'static>(&self, messages: impl Iterator<Item = (&'a Original, &'a R)>) {
         const SHOWN: usize = 5;
         for (index, (original, reason)) in messages.enumerate() {
             self.metrics.dead.inc();
             if index < SHOWN {
-                tracing::warn!(subject = %original.subject, stream.seq = %original.sequence, reason, "message put aside on DEAD");
+                let (subject, reason) = (excerpt(&original.subject), excerpt(&chain(reason)));
+                tracing::warn!(subject, stream.seq = %original.sequence, reason, "message put aside on DEAD");
             }
         }
     }
+}
+
+/// The start of a text that a hostile message may have made long, on one line.
+fn excerpt(text: &str) -> String {
+    const SHOWN: usize = 300;
+    header_text(text).chars().take(SHOWN).collect()
+}
+
+/// Removes the items of these indices.
+fn remove<T>(items: &mut Vec<T>, indices: &HashSet<usize>) {
+    let mut index = 0..;
+    items.retain(|_| index.next().is_some_and(|index| !indices.contains(&index)));
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -170,8 +251,10 @@ enum CommitError {
     Dead(#[from] plimsoll_nats::async_nats::jetstream::context::PublishError),
     #[error("failed to commit to the lake")]
     Lake(#[from] LakeError),
-    #[error("the thread that writes to the lake has ended")]
-    Ended,
+    #[error("failed to ask for the stream's present life")]
+    Stream(#[from] DeclareError),
+    #[error(transparent)]
+    Ended(#[from] ThreadEnded),
 }
 
 async fn acknowledge(ackers: &BTreeMap<PartitionId, Acker>) {
@@ -183,31 +266,72 @@ async fn acknowledge(ackers: &BTreeMap<PartitionId, Acker>) {
     }
 }
 
-type WriterReply = oneshot::Sender<(CommitSet, Result<CommitOutcome, LakeError>)>;
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use plimsoll_lake::LakeConfig;
+    use plimsoll_nats::{Position, Sequence, subject::SubjectError, testing::TestServer};
+    use plimsoll_service::ops::Ops;
+    use tempfile::TempDir;
 
-/// The thread that may block on DuckDB.
-struct WriterThread {
-    jobs: mpsc::Sender<(CommitSet, WriterReply)>,
-}
+    use super::*;
+    use crate::decoder::DeadReason;
 
-impl WriterThread {
-    fn start(writer: LakeWriter, tasks: &TaskTracker) -> Self {
-        let (jobs, mut receiver) = mpsc::channel::<(CommitSet, WriterReply)>(1);
-        tasks.spawn_blocking(move || {
-            while let Some((set, reply)) = receiver.blocking_recv() {
-                let outcome = writer.commit(&set);
-                // Fails when nobody waits any more.
-                let _ = reply.send((set, outcome));
-            }
-        });
-        Self { jobs }
+    const LIFE: Incarnation = Incarnation(1);
+
+    fn partition() -> PartitionId {
+        PartitionId::new(0).expect("exists")
     }
 
-    async fn commit(&self, set: &mut CommitSet) -> Result<CommitOutcome, CommitError> {
-        let (reply, outcome) = oneshot::channel();
-        self.jobs.send((std::mem::take(set), reply)).await.map_err(|_| CommitError::Ended)?;
-        let (back, outcome) = outcome.await.map_err(|_| CommitError::Ended)?;
-        *set = back;
-        Ok(outcome?)
+    fn reached(sequence: u64) -> BTreeMap<PartitionId, Position> {
+        BTreeMap::from([(partition(), Position { incarnation: LIFE, sequence: Sequence(sequence) })])
+    }
+
+    fn dead(sequence: u64) -> (Original, DeadReason) {
+        let original = Original {
+            partition: partition(),
+            incarnation: LIFE,
+            sequence: Sequence(sequence),
+            subject: String::new(),
+            headers: None,
+            payload: Bytes::from_static(b"garbage"),
+        };
+        (original, DeadReason::new(&SubjectError::Shape))
+    }
+
+    fn start(lake: LakeThread<LakeWriter>, client: &Client) -> Committer {
+        let (readiness, shutdown, tasks) = (Readiness::default(), CancellationToken::new(), TaskTracker::new());
+        Committer::start(lake, client.clone(), Metrics::register(&Ops::default()), readiness, shutdown, &tasks)
+    }
+
+    #[tokio::test]
+    async fn what_the_position_has_passed_is_not_put_aside_again() {
+        let (server, dir) = (TestServer::start().await, TempDir::new().expect("a folder"));
+        let (client, config) = (server.client().await, LakeConfig::embedded(dir.path()));
+        let set = CommitSet { reached: reached(2), ..CommitSet::default() };
+        LakeWriter::open(&config).expect("opens").commit(&set).expect("commits");
+        let committer = start(LakeThread::start(move || LakeWriter::open(&config), &TaskTracker::new()), &client);
+        let set = CommitSet { reached: reached(3), ..CommitSet::default() };
+        committer.hand_over(Gathered { set, dead: (1..=3).map(dead).collect(), ..Gathered::default() }).await;
+        committer.finish().await.expect("commits");
+        let aside = client.jetstream.get_stream(streams::DEAD).await.expect("there").cached_info().state.messages;
+        assert_eq!(aside, 1);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_has_panicked_ends_the_committer() {
+        let server = TestServer::start().await;
+        let lake = LakeThread::start(|| panic!("a bug"), &TaskTracker::new());
+        let committer = start(lake, &server.client().await);
+        committer.hand_over(Gathered::default()).await;
+        committer.ended().await;
+        assert!(committer.finish().await.is_err());
+    }
+
+    #[test]
+    fn items_are_removed_by_their_indices() {
+        let mut items = vec!['a', 'b', 'c', 'd'];
+        remove(&mut items, &HashSet::from([0, 2]));
+        assert_eq!(items, ['b', 'd']);
     }
 }

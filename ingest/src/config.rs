@@ -27,7 +27,8 @@ pub struct IngestConfig {
     pub commit_interval: Duration,
     /// Rows at which a commit is due before that; default 200,000.
     pub commit_rows: NonZeroUsize,
-    /// Bytes of messages at which a commit is due before that; default 256 MiB. Twice that is held at most.
+    /// Memory of gathered messages at which a commit is due before that, in bytes and roughly; default 256 MiB, at most 512 MiB.
+    /// Twice that is held at most, besides [`crate::EVENTS_CAPACITY`] messages that wait and what DuckDB takes.
     pub commit_bytes: NonZeroUsize,
     /// How to reach the broker.
     pub nats: NatsConfig,
@@ -60,6 +61,23 @@ impl Validate for IngestConfig {
         if self.commit_interval < Duration::from_millis(100) || self.commit_interval > Duration::from_secs(3600) {
             problems.push("`commit_interval`: expected a duration from `100ms` to `1h`".to_owned());
         }
+        // What a column of texts can take, see `plimsoll_lake`, with much to spare.
+        if self.commit_bytes.get() > 512 * 1024 * 1024 {
+            problems.push("`commit_bytes`: expected at most 536870912 (512 MiB)".to_owned());
+        }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_checked() {
+        assert_eq!(IngestConfig::default().problems(), [""; 0]);
+        let commit_bytes = NonZeroUsize::new(1024 * 1024 * 1024).expect("not zero");
+        let config = IngestConfig { commit_interval: Duration::ZERO, commit_bytes, ..IngestConfig::default() };
+        assert_eq!(config.problems().len(), 2);
     }
 }

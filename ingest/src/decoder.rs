@@ -5,6 +5,7 @@ use plimsoll_nats::{
     Batch, Incarnation, PartitionId, Sequence,
     async_nats::HeaderMap,
     batch::DecodeError,
+    dead::{chain, header_text},
     reader::{Acker, StoredMessage},
     subject::{MetricSubject, SubjectError},
 };
@@ -26,6 +27,18 @@ pub struct Original {
     pub payload: Bytes,
 }
 
+impl Original {
+    /// Memory that the message takes, in bytes and roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(|value| name.len() + value.as_str().len()).sum::<usize>()
+        });
+        self.subject.len() + self.payload.len() + headers.sum::<usize>()
+    }
+}
+
 /// A message that was read.
 #[derive(Debug)]
 pub struct Decoded {
@@ -39,13 +52,22 @@ pub struct Decoded {
     pub acker: Option<Acker>,
 }
 
-/// Why a message can't be decoded.
+/// Why a message can't be decoded: the chain of causes as `DEAD` shows it. No more is kept, since an error may quote all of a
+/// message that is much larger decompressed.
 #[derive(Debug, thiserror::Error)]
-pub enum DeadReason {
-    /// The subject is not one that an agent publishes on.
+#[error("{0}")]
+pub struct DeadReason(String);
+
+impl DeadReason {
+    pub(crate) fn new(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(header_text(&chain(error)))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
     #[error("failed to read the subject")]
     Subject(#[from] SubjectError),
-    /// The payload is not a batch.
     #[error("failed to read the batch")]
     Batch(#[from] DecodeError),
 }
@@ -54,6 +76,7 @@ pub enum DeadReason {
 #[must_use]
 pub fn decode(message: StoredMessage) -> Decoded {
     let batch = decode_batch(message.subject(), message.headers(), message.payload());
+    let batch = batch.map_err(|fault| DeadReason::new(&fault));
     let original = Original {
         partition: message.partition,
         incarnation: message.incarnation,
@@ -65,7 +88,7 @@ pub fn decode(message: StoredMessage) -> Decoded {
     Decoded { original, stored_ms: message.stored_ms, batch, acker: Some(message.into_acker()) }
 }
 
-fn decode_batch(subject: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Batch, DeadReason> {
+fn decode_batch(subject: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Batch, Fault> {
     let subject = MetricSubject::parse(subject)?;
     Ok(Batch::decode(&subject.host, &subject.measurement, headers, payload)?)
 }

@@ -4,6 +4,8 @@ use plimsoll_lake::LakeError;
 use plimsoll_nats::ConnectError;
 use plimsoll_service::ops::ServeError;
 
+use crate::lake_thread::ThreadEnded;
+
 /// An error that waiting does not mend.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
@@ -16,4 +18,7 @@ pub enum IngestError {
     /// The lake can't be used.
     #[error("failed to open the lake")]
     Lake(#[from] LakeError),
+    /// Nothing can be committed any more; nothing is lost.
+    #[error("ingest can't go on and gives its partitions back: start it again")]
+    Ended(#[from] ThreadEnded),
 }

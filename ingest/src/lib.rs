@@ -11,24 +11,36 @@ pub mod config;
 pub mod dead;
 pub mod decoder;
 pub mod error;
+pub mod lake_thread;
 pub mod metrics;
 pub mod source;
 
-use plimsoll_lake::LakeWriter;
+use std::time::Duration;
+
+use plimsoll_lake::{LakeError, LakeWriter};
 use plimsoll_nats::{
     Client, NatsConfig, client::MemberId, dead::chain, partition_group::PartitionGroup, reader::ReaderEvent, streams,
 };
-use plimsoll_service::ops::{self, Ops};
+use plimsoll_service::ops::{self, Ops, Readiness};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{batcher::Batcher, committer::Committer, metrics::Metrics, source::LakeStart};
+use crate::{
+    batcher::Batcher,
+    committer::Committer,
+    lake_thread::{LakeThread, ThreadEnded},
+    metrics::Metrics,
+    source::LakeStart,
+};
 pub use crate::{config::IngestConfig, error::IngestError};
 
 /// The group that ingest members form.
 pub const GROUP: &str = "ingest";
-/// Messages between the readers and the batcher.
-const EVENTS_CAPACITY: usize = 4096;
+/// Messages between the readers and the batcher. Enough to keep the batcher busy, and few because a message may have 1 MB, so that
+/// more of them would take more memory than the batches do.
+pub const EVENTS_CAPACITY: usize = 256;
+/// Longest time that the end may take, from the shutdown on; the stream keeps what is not committed then.
+const DRAIN: Duration = Duration::from_secs(30);
 
 /// Runs ingest with its HTTP endpoints until `shutdown`, then commits what was gathered.
 ///
@@ -53,6 +65,8 @@ pub async fn run(config: IngestConfig, shutdown: CancellationToken) -> Result<()
 }
 
 /// Runs ingest on an existing connection, its state shown by `ops`, until `shutdown`; then commits what was gathered.
+///
+/// Fails when a lake can't be used however long one waits, and when a thread that works on the lake has panicked.
 pub async fn run_with(
     config: IngestConfig,
     client: Client,
@@ -65,22 +79,64 @@ pub async fn run_with(
     }
     ops.readiness.clear("broker");
     ops.readiness.fail("lake", "opening");
-    let Some(writer) = open_lake(&config, &shutdown).await? else { return Ok(()) };
+    let tasks = TaskTracker::new();
+    let lake = config.lake.clone();
+    let writer = LakeThread::start(move || LakeWriter::open(&lake), &tasks);
+    if !open_lake(&writer, &shutdown).await? {
+        return Ok(());
+    }
     ops.readiness.clear("lake");
 
     let member = MemberId::unique();
-    tracing::info!(member.id = %member, catalog = %config.lake.catalog, "ingest is running");
-    let start = LakeStart::open(config.lake.clone());
+    tracing::info!(member.id = %member, catalog = config.lake.catalog_kind(), "ingest is running");
+    // Cancelled by `shutdown`, and when a thread that works on the lake has ended: the partitions must go to another member.
+    let stop = shutdown.child_token();
+    let start = LakeStart::new(config.lake.clone(), ops.readiness.clone(), &tasks);
+    let watching = tasks.spawn(start.clone().watch(stop.clone()));
+    tasks.spawn(watch_broker(client.clone(), ops.readiness.clone(), stop.clone()));
     let group = PartitionGroup::new(&client, &config.nats, GROUP, member, start);
     let (sender, events) = mpsc::channel(EVENTS_CAPACITY);
-    let tasks = TaskTracker::new();
-    let reading = tasks.spawn(group.run(sender, shutdown.clone()));
-    let committer = Committer::start(writer, client, metrics.clone(), ops.readiness.clone(), shutdown, &tasks);
-    gather(&config, events, committer, &metrics).await;
-    tasks.close();
-    tasks.wait().await;
-    reading.await.expect("the group does not panic");
-    Ok(())
+    let reading = tasks.spawn(group.run(sender, stop.clone()));
+    let committer = Committer::start(writer, client, metrics.clone(), ops.readiness.clone(), shutdown.clone(), &tasks);
+    let work = async {
+        gather(&config, events, &committer, &metrics).await;
+        stop.cancel();
+        let committed = committer.finish().await;
+        tasks.close();
+        tasks.wait().await;
+        reading.await.expect("the group does not panic");
+        committed.and(watching.await.expect("watching the lake does not panic"))
+    };
+    tokio::select! {
+        ended = work => Ok(ended?),
+        () = expired(&stop) => {
+            tracing::warn!("catalog, store or broker took too long, ended without them: the stream keeps what is not committed");
+            // Otherwise a thread has ended, and a supervisor must start ingest again.
+            if shutdown.is_cancelled() { Ok(()) } else { Err(ThreadEnded.into()) }
+        }
+    }
+}
+
+/// Waits until the time for an orderly end is over.
+async fn expired(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
+}
+
+/// Keeps the readiness of the broker until `stop`.
+async fn watch_broker(client: Client, readiness: Readiness, stop: CancellationToken) {
+    loop {
+        if client.is_connected() {
+            readiness.clear("broker");
+        } else {
+            readiness.fail("broker", "disconnected, connecting again");
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(config::RETRY) => {}
+        }
+    }
 }
 
 /// Declares streams and buckets, waiting for the broker. Returns whether that was done before `shutdown`.
@@ -98,30 +154,33 @@ async fn declare(client: &Client, config: &NatsConfig, shutdown: &CancellationTo
     }
 }
 
-/// Opens the lake, waiting for catalog and data. Returns none when `shutdown` comes first, fails when waiting can't help.
-async fn open_lake(config: &IngestConfig, shutdown: &CancellationToken) -> Result<Option<LakeWriter>, IngestError> {
-    use plimsoll_lake::LakeError;
+/// Opens the lake, waiting for catalog and data. Returns whether that was done before `shutdown`, fails when waiting can't help.
+async fn open_lake(writer: &LakeThread<LakeWriter>, shutdown: &CancellationToken) -> Result<bool, IngestError> {
     loop {
-        let lake = config.lake.clone();
-        let opened = tokio::task::spawn_blocking(move || LakeWriter::open(&lake)).await;
-        match opened.expect("opening the lake does not panic") {
-            Ok(writer) => return Ok(Some(writer)),
+        let opened = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(false),
+            opened = writer.run(|lake| lake.with(|_| Ok(()))) => opened?,
+        };
+        match opened {
+            Ok(()) => return Ok(true),
             Err(error @ (LakeError::ExtensionMissing { .. } | LakeError::File { .. })) => return Err(error.into()),
             Err(error) => tracing::warn!(error = %chain(&error), "the lake can't be opened yet, trying again"),
         }
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => return Ok(None),
+            () = shutdown.cancelled() => return Ok(false),
             () = tokio::time::sleep(config::RETRY) => {}
         }
     }
 }
 
-/// Gathers what the readers yield and hands it over whenever it is due; returns when the readers have ended and all is handed over.
+/// Gathers what the readers yield and hands it over whenever it is due; returns when the readers have ended and all is handed over,
+/// or when the committer has ended.
 async fn gather(
     config: &IngestConfig,
     mut events: mpsc::Receiver<ReaderEvent>,
-    committer: Committer,
+    committer: &Committer,
     metrics: &Metrics,
 ) {
     let mut batcher = Batcher::new(config.limits());
@@ -134,6 +193,7 @@ async fn gather(
                 Some(slot) => slot.send(batcher.take()),
                 None => return,
             },
+            () = committer.ended() => return,
             event = events.recv(), if !batcher.is_full() => match event {
                 Some(event) => {
                     if batcher.must_commit_before(&event) {
@@ -160,8 +220,13 @@ fn accept(batcher: &mut Batcher, event: ReaderEvent, metrics: &Metrics) {
         }
         ReaderEvent::Message(message) => {
             metrics.message(&message);
-            batcher.push(decoder::decode(message));
+            if !batcher.push(decoder::decode(message)) {
+                metrics.repeated.inc();
+            }
         }
-        ReaderEvent::Stopped { partition } => metrics.partition_stopped(partition),
+        ReaderEvent::Stopped { partition } => {
+            metrics.partition_stopped(partition);
+            batcher.stop(partition);
+        }
     }
 }

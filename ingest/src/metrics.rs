@@ -28,6 +28,8 @@ pub struct Metrics {
     partitions: Gauge,
     /// Commits that failed and were tried again.
     pub commit_failures: Counter,
+    /// Messages that a reader yielded twice.
+    pub repeated: Counter,
     /// Messages put aside.
     pub dead: Counter,
     /// Rows gathered for the next commit.
@@ -51,6 +53,7 @@ impl Metrics {
             lag_messages: Family::default(),
             partitions: Gauge::default(),
             commit_failures: Counter::default(),
+            repeated: Counter::default(),
             dead: Counter::default(),
             pending_rows: Gauge::default(),
         };
@@ -74,6 +77,7 @@ impl Metrics {
             );
             registry.register("commit_failures", "Commits that failed and were tried again", m.commit_failures);
             registry.register("commit_seconds", "Time that a commit took", m.commit_seconds);
+            registry.register("repeated_messages", "Messages refused because they were read twice", m.repeated);
             registry.register("dead_messages", "Messages put aside on DEAD", m.dead);
             registry.register("pending_rows", "Rows gathered for the next commit", m.pending_rows);
             registry.register(
