@@ -63,27 +63,41 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         tasks.spawn(sampler.run(stop.clone()));
     }
 
+    tasks.spawn(report_drops(Arc::clone(&buffer), stop.clone()));
     let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
         Ok(client) => client,
         Err(ConnectError::Cancelled) => {
-            report_lost(buffer.lock().len());
+            report_lost(buffer.lock().len(), &buffer);
             return Ok(());
         }
         Err(error) => return Err(error.into()),
     };
     tasks.spawn(Heartbeat::new(client.clone(), host.clone(), inventory::read()).run(stop.clone()));
-    let mut publisher = Publisher::new(client, &config.nats, (host, epoch), buffer, limit);
+    let mut publisher = Publisher::new(client, &config.nats, (host, epoch), Arc::clone(&buffer), limit);
     publisher.run(&shutdown).await;
 
     tasks.close();
     if timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
         tracing::warn!(tasks = tasks.len(), "some tasks did not end in time and are left behind");
     }
-    report_lost(publisher.flush().await);
+    report_lost(publisher.flush().await, &buffer);
     Ok(())
 }
 
-fn report_lost(batches: usize) {
+/// Tells now and then how many batches the full buffer has dropped, also while the broker was never there.
+async fn report_drops(buffer: Arc<SharedBuffer>, stop: CancellationToken) {
+    const EVERY: Duration = Duration::from_secs(10);
+    while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        let batches = buffer.take_dropped();
+        if batches > 0 {
+            tracing::warn!(batches, "buffer is full, the oldest batches are lost");
+        }
+    }
+}
+
+/// Tells how many batches are lost for good: those left, and those dropped since that was last told.
+fn report_lost(left: usize, buffer: &SharedBuffer) {
+    let batches = left as u64 + buffer.take_dropped();
     if batches > 0 {
         tracing::warn!(batches, "agent ends, batches that the broker did not take are lost");
     }

@@ -41,8 +41,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before a doubt is tried anew.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// How often it is told how many batches had to go.
-const DROP_REPORTS: Duration = Duration::from_secs(10);
 /// How long the last attempt at shutdown may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,7 +78,6 @@ pub struct Publisher {
     in_doubt: bool,
     pause: Duration,
     trouble_since: Option<Instant>,
-    drops_reported: Option<Instant>,
 }
 
 impl Publisher {
@@ -105,7 +102,6 @@ impl Publisher {
             in_doubt: true,
             pause: MIN_PAUSE,
             trouble_since: None,
-            drops_reported: None,
         }
     }
 
@@ -132,7 +128,6 @@ impl Publisher {
     }
 
     async fn step(&mut self) {
-        self.report_drops();
         let result = if self.in_doubt { self.resolve().await } else { self.exchange().await };
         match result {
             Ok(()) => {}
@@ -257,17 +252,6 @@ impl Publisher {
         if let Some(since) = self.trouble_since.take() {
             let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(duration_ms, batches = self.buffer.lock().len(), "samples are published again");
-        }
-    }
-
-    fn report_drops(&mut self) {
-        if self.drops_reported.is_some_and(|last| last.elapsed() < DROP_REPORTS) {
-            return;
-        }
-        let batches = self.buffer.take_dropped();
-        if batches > 0 {
-            self.drops_reported = Some(Instant::now());
-            tracing::warn!(batches, "buffer is full, the oldest batches are lost");
         }
     }
 }

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use globset::GlobMatcher;
+use globset::GlobSet;
 use plimsoll_nats::{
     Batch, HostId, Name,
     alert::{AlertState, SeriesId, SeriesKey},
@@ -88,7 +88,7 @@ pub struct Evaluator {
 #[derive(Debug)]
 struct Watch {
     rule: Arc<Rule>,
-    hosts: GlobMatcher,
+    hosts: GlobSet,
     limits: Limits,
     series: HashMap<SeriesId, Series>,
     /// No series falls silent before this time.

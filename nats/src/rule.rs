@@ -2,10 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use globset::{Glob, GlobMatcher};
+use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::Name;
+
+/// Longest glob of hosts in bytes.
+pub const MAX_GLOB_BYTES: usize = 256;
+/// Longest description in bytes: every transition of every series carries it.
+pub const MAX_DESCRIPTION_BYTES: usize = 1024;
+/// Most tags that a rule selects by.
+pub const MAX_TAGS: usize = 32;
+/// Most channels that a rule notifies.
+pub const MAX_CHANNELS: usize = 16;
+/// Longest address of a channel in bytes.
+pub const MAX_URL_BYTES: usize = 2048;
 
 /// Longest window or `for` of a rule.
 pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -142,8 +153,15 @@ impl Rule {
     pub fn validate(&self) -> Result<(), Vec<RuleError>> {
         let mut errors = Vec::new();
         let mut fail = |field, expected: String| errors.push(RuleError { field, expected });
-        if let Err(error) = Glob::new(&self.hosts) {
-            fail("hosts", format!("expected a glob such as `web-*`: {}", error.kind()));
+        if self.hosts.len() > MAX_GLOB_BYTES || self.host_matcher().is_none() {
+            fail("hosts", format!("expected a glob of up to {MAX_GLOB_BYTES} bytes, such as `web-*`"));
+        }
+        if self.description.len() > MAX_DESCRIPTION_BYTES {
+            fail("description", format!("expected up to {MAX_DESCRIPTION_BYTES} bytes"));
+        }
+        if self.tags.len() > MAX_TAGS || self.tags.values().any(|value| value.len() > crate::batch::MAX_TAG_BYTES) {
+            let limit = crate::batch::MAX_TAG_BYTES;
+            fail("tags", format!("expected up to {MAX_TAGS} tags with values of up to {limit} bytes"));
         }
         if self.window.is_zero() || self.window > MAX_WINDOW {
             fail("window", "expected a duration above 0 and up to 24h, such as `5m`".to_owned());
@@ -157,18 +175,24 @@ impl Rule {
         if !self.threshold.is_finite() {
             fail("threshold", "expected a finite number".to_owned());
         }
+        if self.notify.len() > MAX_CHANNELS {
+            fail("notify", format!("expected up to {MAX_CHANNELS} channels"));
+        }
         for Channel::Webhook { url } in &self.notify {
-            if !(url.starts_with("http://") || url.starts_with("https://")) {
-                fail("notify", "expected a webhook `url` that begins with `http://` or `https://`".to_owned());
+            let web = url.starts_with("http://") || url.starts_with("https://");
+            if !web || url.len() > MAX_URL_BYTES {
+                let text = "expected a webhook `url` that begins with `http://` or `https://`";
+                fail("notify", format!("{text}, of up to {MAX_URL_BYTES} bytes"));
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    /// The matcher of the hosts; none when the glob is invalid.
+    /// The matcher of the hosts; none when the glob is invalid or too deep to be compiled.
     #[must_use]
-    pub fn host_matcher(&self) -> Option<GlobMatcher> {
-        Glob::new(&self.hosts).ok().map(|glob| glob.compile_matcher())
+    pub fn host_matcher(&self) -> Option<GlobSet> {
+        // A set reports what a single matcher panics at.
+        GlobSetBuilder::new().add(Glob::new(&self.hosts).ok()?).build().ok()
     }
 }
 
@@ -182,4 +206,58 @@ fn one_minute() -> Duration {
 
 fn enabled() -> bool {
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(changes: serde_json::Value) -> Rule {
+        let mut rule = serde_json::json!({
+            "name": "busy", "measurement": "cpu", "field": "usage_percent", "compare": ">", "threshold": 90,
+        });
+        let changes = changes.as_object().expect("an object").clone();
+        rule.as_object_mut().expect("an object").extend(changes);
+        serde_json::from_value(rule).expect("a rule")
+    }
+
+    fn wrong(changes: serde_json::Value) -> Vec<&'static str> {
+        rule(changes).validate().err().unwrap_or_default().into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn a_rule_has_defaults() {
+        let rule = rule(serde_json::json!({}));
+        assert!(rule.validate().is_ok() && rule.host_matcher().expect("a matcher").is_match("any"));
+        assert_eq!(
+            (rule.window, rule.hold, rule.aggregate),
+            (Duration::from_secs(60), Duration::ZERO, Aggregate::Last)
+        );
+    }
+
+    #[test]
+    fn every_problem_is_found() {
+        let webhook = |url: String| serde_json::json!({"type": "webhook", "url": url});
+        let changes = serde_json::json!({
+            "hosts": "[", "description": "x".repeat(1025), "tags": {"a": "x".repeat(1025)}, "window": "0s", "for": "2d",
+            "no_data_after": "0s", "notify": vec![webhook("ftp://x".to_owned())],
+        });
+        assert_eq!(wrong(changes), ["hosts", "description", "tags", "window", "for", "no_data_after", "notify"]);
+        assert_eq!(wrong(serde_json::json!({"notify": vec![webhook("http://x".to_owned()); 17]})), ["notify"]);
+        assert_eq!(wrong(serde_json::json!({"notify": [webhook(format!("http://{}", "x".repeat(2048)))]})), ["notify"]);
+    }
+
+    #[test]
+    fn a_glob_too_deep_to_compile_is_refused_without_panic() {
+        let nested = format!("{}web{}", "{".repeat(120), "}".repeat(120));
+        for hosts in [nested, format!("{}web{}", "{".repeat(300), "}".repeat(300)), "[".repeat(200), "*".repeat(60_000)]
+        {
+            let rule = rule(serde_json::json!({"hosts": hosts}));
+            assert!(rule.validate().is_err() || rule.host_matcher().is_some());
+        }
+        assert_eq!(
+            wrong(serde_json::json!({"hosts": format!("{}web{}", "{".repeat(300), "}".repeat(300))})),
+            ["hosts"]
+        );
+    }
 }
