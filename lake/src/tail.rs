@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use plimsoll_nats::{Batch, Column, HostId, Incarnation, Name, PartitionId, Position, Sequence};
+use plimsoll_nats::{Batch, HostId, Incarnation, Name, PartitionId, Position, Sequence};
 
 use crate::Positions;
 
@@ -93,7 +93,7 @@ impl Tail {
         }
         tail.reached = sequence;
         let Some(batch) = batch else { return };
-        let bytes = weight(&batch);
+        let bytes = batch.weight();
         let key = (batch.host.clone(), batch.measurement.clone());
         tail.series.entry(key).or_default().push_back(TailMessage { sequence, bytes, batch });
         state.bytes += bytes;
@@ -199,30 +199,11 @@ impl PartitionTail {
     }
 }
 
-/// Memory that a batch takes, roughly. Measured on decoded batches: in one of few rows the columns' names, map nodes and vectors
-/// outweigh the values ten to one.
-pub(crate) fn weight(batch: &Batch) -> usize {
-    const BATCH: usize = 500;
-    const COLUMN: usize = 280;
-    const VALUE: usize = 16;
-    let tags: usize = batch.tags.values().flatten().map(|text| text.len() + 32).sum();
-    let texts: usize = batch.fields.values().map(text_bytes).sum();
-    let columns = batch.tags.len() + batch.fields.len();
-    let values = (1 + batch.fields.len()) * batch.rows() * VALUE;
-    BATCH + columns * COLUMN + tags + values + texts
-}
-
-/// What the texts of a column take beyond [`weight`]'s value.
-fn text_bytes(column: &Column) -> usize {
-    match column {
-        Column::Text(values) => values.iter().flatten().map(|text| text.len() + 24).sum(),
-        Column::Float(_) | Column::Integer(_) | Column::Bool(_) => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use plimsoll_nats::Column;
 
     use super::*;
 
@@ -288,9 +269,9 @@ mod tests {
 
     #[test]
     fn a_full_tail_drops_the_oldest_and_says_so() {
-        let tail = filled(weight(&batch(1)) * 10, 100);
+        let tail = filled(batch(1).weight() * 10, 100);
         let (bytes, dropped) = tail.usage();
-        assert!(bytes <= weight(&batch(1)) * 10 && dropped >= 90);
+        assert!(bytes <= batch(1).weight() * 10 && dropped >= 90);
         let selection = tail.select(&positions(0), None, None).expect("answers all the same");
         assert!(!selection.complete);
         assert_eq!(times(&selection).last(), Some(&100));
@@ -304,6 +285,6 @@ mod tests {
         tail.reset(partition(), Position::start(Incarnation(8)));
         tail.push(partition(), Sequence(1), Some(batch(1)));
         assert_eq!(times(&tail.select(&positions(5), None, None).expect("held")), [1]);
-        assert_eq!(tail.usage().0, weight(&batch(1)));
+        assert_eq!(tail.usage().0, batch(1).weight());
     }
 }

@@ -14,7 +14,6 @@ use crate::{
     positions,
     schema::{AdmitError, LakeSchema, TableSchema, check_times},
     sql::ident,
-    tail,
 };
 
 /// A decoded message that waits to be committed.
@@ -34,7 +33,7 @@ impl PendingMessage {
     /// Memory that the message takes, in bytes and roughly.
     #[must_use]
     pub fn weight(&self) -> usize {
-        tail::weight(&self.batch)
+        self.batch.weight()
     }
 }
 
