@@ -23,8 +23,12 @@
 //!
 //! **Old rows.** A row that is not newer than the newest enters the window in its place and counts from the next newer row
 //! on; one that is older than the window is ignored. A row that arrived more than `no_data_after` after its time is too old
-//! to decide anything: it fills the window and never changes a status. A host whose clock is that far behind is no
-//! data, and does not flap. A row that is more than [`MAX_AHEAD`] ahead of its arrival is ignored. Rows of a backtest carry
+//! to decide anything: it fills the window and never changes a status.
+//!
+//! **Rows from the future.** A row that is more than `no_data_after` or [`MAX_AHEAD`] ahead of its arrival is ignored: the
+//! rows of now that come after it must not be old beside it.
+//!
+//! A host whose clock is off by more than `no_data_after` is no data either way, and does not flap. Rows of a backtest carry
 //! no time of arrival and count as having arrived in time.
 //!
 //! **Taking over.** After [`Evaluator::restore`] rows up to a series' last transition are decided already, and rows up to
@@ -47,7 +51,7 @@ use plimsoll_nats::{
 
 use crate::series::{Limits, Sample, Series};
 
-/// How far ahead of its arrival a row may be; ingest stores no such row either.
+/// How far ahead of its arrival a row may be under any rule; ingest stores no row beyond that either.
 pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
 
 /// One row of one series.
@@ -258,7 +262,8 @@ impl Watch {
         });
         series.push(Sample { time_ms: row.time_ms, arrived_ms: row.arrived_ms, value }, rule, limits, out);
         // The first row of a series, or the first after a silence, may bring the moment forward.
-        self.quiet_until_ms = self.quiet_until_ms.min(row.time_ms.saturating_add(limits.no_data_ms));
+        let heard_ms = row.arrived_ms.map_or(row.time_ms, |arrived| arrived.min(row.time_ms));
+        self.quiet_until_ms = self.quiet_until_ms.min(heard_ms.saturating_add(limits.no_data_ms));
     }
 
     fn advance(&mut self, now_ms: i64, out: &mut Vec<AlertState>) {

@@ -62,6 +62,11 @@ impl Series {
 
     /// Takes in a row. The order of the checks is that of the evaluator's header.
     pub fn push(&mut self, sample: Sample, rule: &Rule, limits: &Limits, out: &mut Vec<AlertState>) {
+        let arrived = sample.arrived_ms.unwrap_or(sample.time_ms);
+        if sample.time_ms.saturating_sub(arrived) > limits.no_data_ms {
+            self.heard_ms.get_or_insert(arrived);
+            return;
+        }
         let newer = !self.has_row || self.heard_ms.is_none_or(|heard| sample.time_ms > heard);
         let decided = self.alert.changed_ms().is_some_and(|changed| sample.time_ms <= changed);
         let replayed = decided || sample.time_ms <= limits.ready_after_ms;
@@ -73,7 +78,7 @@ impl Series {
         }
         self.heard_ms = Some(sample.time_ms);
         self.has_row = true;
-        let late = sample.arrived_ms.is_some_and(|arrived| arrived.saturating_sub(sample.time_ms) > limits.no_data_ms);
+        let late = arrived.saturating_sub(sample.time_ms) > limits.no_data_ms;
         if late || replayed {
             return;
         }

@@ -267,6 +267,35 @@ fn a_row_from_the_far_future_is_ignored() {
 }
 
 #[test]
+fn a_row_from_the_future_blinds_no_series() {
+    let mut evaluator = evaluator(&rule(Aggregate::Last, 10, 0, 60));
+    let mut states = Vec::new();
+    let mut push = |evaluator: &mut Evaluator, host_name: &str, second: i64, arrived: i64, value: f64| {
+        let batch = Batch { host: host(host_name), ..batch(&[(second, value)], 0) };
+        evaluator.push_batch(&batch, Some(arrived * 1000), &mut states);
+    };
+    push(&mut evaluator, "s1", 1000, 1000, 50.0);
+    push(&mut evaluator, "s2", 1000, 1000, 50.0);
+    push(&mut evaluator, "s1", 1540, 1000, 50.0);
+    push(&mut evaluator, "s1", 1001, 1001, 99.0);
+    push(&mut evaluator, "s2", 1001, 1001, 99.0);
+    assert_eq!(brief(&states), [(1001, Firing), (1001, Firing)]);
+    evaluator.advance(1_062_000, &mut states);
+    assert_eq!(brief(&states[2..]), [(1061, NoData), (1061, NoData)]);
+}
+
+#[test]
+fn a_host_whose_clock_is_ahead_is_no_data_and_does_not_flap() {
+    let mut feed = Feed::new(evaluator(&rule(Aggregate::Last, 10, 0, 60)));
+    feed.advance(999);
+    for second in 1000..1300 {
+        feed.row(second + 120, 99.0, Some(second));
+        feed.advance(second);
+    }
+    assert_eq!(feed.new_states(), [(1060, NoData)]);
+}
+
+#[test]
 fn a_vanished_series_is_no_data_even_if_nothing_of_it_is_replayed() {
     let rule = rule(Aggregate::Last, 10, 0, 60);
     let mut first = Feed::new(evaluator(&rule));
