@@ -29,14 +29,7 @@ impl Default for AlertWorkerConfig {
 
 impl Validate for AlertWorkerConfig {
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.nats.url.trim().is_empty() {
-            problems.push("`nats.url`: expected an address such as `nats://127.0.0.1:4222`".to_owned());
-        }
-        if !(1..=5).contains(&self.nats.replicas) {
-            problems.push("`nats.replicas`: expected 1 to 5".to_owned());
-        }
-        problems
+        self.nats.problems()
     }
 }
 
@@ -47,8 +40,8 @@ mod tests {
     #[test]
     fn every_problem_is_named() {
         assert!(AlertWorkerConfig::default().problems().is_empty());
-        let nats = NatsConfig { url: String::new(), replicas: 0, ..NatsConfig::default() };
+        let nats = NatsConfig { url: String::new(), replicas: 0, user: Some("me".to_owned()), ..NatsConfig::default() };
         let problems = AlertWorkerConfig { nats, ..AlertWorkerConfig::default() }.problems();
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }
