@@ -17,6 +17,8 @@ use serde::Deserialize;
 pub struct QueryApiConfig {
     /// Address of the HTTP endpoints; default `127.0.0.1:8080`. Whoever reaches it may read everything and change rules.
     pub http: SocketAddr,
+    /// Names that requests may ask for in the header `Host`, beside IP addresses and `localhost`; default none. Without ports.
+    pub allowed_hosts: Vec<String>,
     /// Most bytes of samples that are held in memory until the lake contains them, roughly; default 256 MiB.
     pub tail_max_bytes: usize,
     /// Longest time that a query may take; default `30s`.
@@ -34,6 +36,7 @@ impl Default for QueryApiConfig {
     fn default() -> Self {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            allowed_hosts: Vec::new(),
             tail_max_bytes: 256 * 1024 * 1024,
             query_timeout: Duration::from_secs(30),
             connections: NonZeroUsize::new(4).expect("4 is not 0"),
@@ -46,6 +49,10 @@ impl Default for QueryApiConfig {
 impl Validate for QueryApiConfig {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.lake.problems();
+        if !self.allowed_hosts.iter().all(|name| is_host_name(name)) {
+            let expected = "host names without scheme and port, such as `[\"plimsoll.example.org\"]`";
+            problems.push(format!("`allowed_hosts`: expected {expected}"));
+        }
         if self.tail_max_bytes < 1024 * 1024 {
             problems.push("`tail_max_bytes`: expected at least 1048576, which is 1 MiB".to_owned());
         }
@@ -53,5 +60,26 @@ impl Validate for QueryApiConfig {
             problems.push("`query_timeout`: expected a duration above 0 and up to 1h, such as `30s`".to_owned());
         }
         problems
+    }
+}
+
+fn is_host_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowed_hosts_are_names_only() {
+        let problems = |name: &str| {
+            let config = QueryApiConfig { allowed_hosts: vec![name.to_owned()], ..QueryApiConfig::default() };
+            config.problems()
+        };
+        assert!(problems("plimsoll.example.org").is_empty());
+        for name in ["", "http://plimsoll.example.org", "plimsoll:8080", "*"] {
+            assert_eq!(problems(name).len(), 1, "{name}");
+        }
     }
 }

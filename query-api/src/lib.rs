@@ -7,6 +7,7 @@ pub mod attach;
 pub mod config;
 pub mod error;
 pub mod feed;
+pub mod guard;
 pub mod handlers;
 pub mod live;
 pub mod metrics;
@@ -26,7 +27,8 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::App, attach::LakeWatch, feed::Feed, feed::FeedState, live::LiveHub, metrics::Metrics, mirror::Mirror,
+    app::App, attach::LakeWatch, feed::Feed, feed::FeedState, guard::AllowedHosts, live::LiveHub, metrics::Metrics,
+    mirror::Mirror,
 };
 pub use crate::{config::QueryApiConfig, error::QueryApiError};
 
@@ -96,7 +98,8 @@ pub async fn run_with(
     let tasks = TaskTracker::new();
     start(&app, &config, &ops, &tasks);
     tracing::info!(address = %listener.local_addr().map(|a| a.to_string()).unwrap_or_default(), "answering queries");
-    let outcome = serve(listener, router::router(app.clone(), &ops), &shutdown).await;
+    let router = router::router(app.clone(), &ops, AllowedHosts::new(&config.allowed_hosts));
+    let outcome = serve(listener, router, &shutdown).await;
     // Where serving broke off, nobody else tells the tasks to end.
     app.shutdown.cancel();
     app.connections.close();

@@ -99,10 +99,17 @@ impl ApiError {
         Self::new("method", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
     }
 
+    /// 403: the request asks for a name that may be someone else's.
+    #[must_use]
+    pub fn foreign_host() -> Self {
+        let detail = "expected an IP address, `localhost` or a name of the setting `allowed_hosts` in the header Host";
+        Self::new("host", StatusCode::FORBIDDEN, "Foreign host", detail)
+    }
+
     /// 403: a page of another origin asks.
     #[must_use]
     pub fn foreign_origin() -> Self {
-        let detail = "the header Origin names another host than this one";
+        let detail = "the header Origin names another host than the header Host";
         Self::new("origin", StatusCode::FORBIDDEN, "Foreign origin", detail)
     }
 

@@ -12,14 +12,20 @@ use axum::{
 };
 use plimsoll_service::ops::Ops;
 
-use crate::{app::App, handlers, metrics::RequestLabels, problem::ApiError};
+use crate::{
+    app::App,
+    guard::{AllowedHosts, guard},
+    handlers,
+    metrics::RequestLabels,
+    problem::ApiError,
+};
 
 /// Largest document that a request may send.
 const MAX_BODY: usize = 64 * 1024;
 const INDEX: &str = include_str!("../web/index.html");
 
-/// All routes of the service.
-pub fn router(app: App, ops: &Ops) -> Router {
+/// All routes of the service. Health checks and scrapes may use any name for it, all others one of `hosts` only.
+pub fn router(app: App, ops: &Ops, hosts: AllowedHosts) -> Router {
     use handlers::{alerts, clients, live, measurements, metrics, rules, stats};
     let api = Router::new()
         .route("/", get(|| async { Html(INDEX) }))
@@ -31,10 +37,11 @@ pub fn router(app: App, ops: &Ops) -> Router {
         .route("/api/rules/{name}", get(rules::read).put(rules::replace).delete(rules::delete))
         .route("/api/alerts", get(alerts::list))
         .route("/ws/live", get(live::open))
-        .layer(DefaultBodyLimit::max(MAX_BODY));
+        .fallback(unknown_path)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(hosts, guard));
     api.with_state(app.clone())
         .merge(ops.router())
-        .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(Arc::new(app), observe))
 }

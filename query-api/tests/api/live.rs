@@ -120,14 +120,18 @@ async fn a_slow_subscriber_is_told_and_others_feel_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_other_origins_are_refused() {
     let harness = Harness::start().await;
-    let ask = async |origin: &str| {
+    let ask = async |host: Option<&str>, origin: &str| {
         let url = format!("{}/ws/live", harness.url.replace("http", "ws"));
         let mut request = url.into_client_request().expect("a request");
         request.headers_mut().insert("origin", origin.parse().expect("a value"));
+        if let Some(host) = host {
+            request.headers_mut().insert("host", host.parse().expect("a value"));
+        }
         connect_async(request).await.is_ok()
     };
-    assert!(!ask("http://elsewhere.example").await);
-    assert!(ask(&harness.url).await);
+    assert!(!ask(None, "http://elsewhere.example").await);
+    assert!(!ask(Some("elsewhere.example"), "http://elsewhere.example").await, "a name that resolves to this machine");
+    assert!(ask(None, &harness.url).await);
     let served = tokio::time::timeout(Duration::from_secs(20), harness.stop());
     served.await.expect("open connections do not hold the service up");
 }

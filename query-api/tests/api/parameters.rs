@@ -101,3 +101,22 @@ async fn wrong_methods_and_bodies_are_problems_too() {
     assert_eq!(harness.get("/healthz").await.status().as_u16(), 200);
     harness.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_others_are_refused_on_every_path() {
+    let harness = Harness::start().await;
+    let ask = async |path: &str, header: &str, value: &str| {
+        harness.request(Method::GET, path).header(header, value).send().await.expect("an answer")
+    };
+    for path in ["/", "/api/clients", "/api/rules", "/ws/live", "/nothing"] {
+        let told = problem(ask(path, "host", "elsewhere.example").await, 403).await;
+        assert_eq!(told["type"], "urn:plimsoll:problem:host", "{path}");
+        let told = problem(ask(path, "origin", "http://elsewhere.example").await, 403).await;
+        assert_eq!(told["type"], "urn:plimsoll:problem:origin", "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(ask(path, "host", "elsewhere.example").await.status().as_u16(), 200, "{path}");
+    }
+    assert_eq!(ask("/api/clients", "host", "localhost:8080").await.status().as_u16(), 200);
+    harness.stop().await;
+}
