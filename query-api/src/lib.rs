@@ -19,7 +19,6 @@ pub mod times;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
 use plimsoll_lake::{LakeReader, Tail, query::ReaderLimits};
 use plimsoll_nats::{Client, streams};
 use plimsoll_service::ops::{self, Ops};
@@ -32,7 +31,7 @@ use crate::{
 };
 pub use crate::{config::QueryApiConfig, error::QueryApiError};
 
-/// How long requests, live connections and background tasks may take to end.
+/// How long live connections and background tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Pause before the streams are declared again.
 const DECLARE_RETRY: Duration = Duration::from_millis(500);
@@ -99,7 +98,7 @@ pub async fn run_with(
     start(&app, &config, &ops, &tasks);
     tracing::info!(address = %listener.local_addr().map(|a| a.to_string()).unwrap_or_default(), "answering queries");
     let router = router::router(app.clone(), &ops, AllowedHosts::new(&config.allowed_hosts));
-    let outcome = serve(listener, router, &shutdown).await;
+    let outcome = ops::serve(listener, router, shutdown).await;
     // Where serving broke off, nobody else tells the tasks to end.
     app.shutdown.cancel();
     app.connections.close();
@@ -108,7 +107,7 @@ pub async fn run_with(
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("live connections or tasks did not end within {} s, leaving them", DRAIN.as_secs());
     }
-    outcome
+    Ok(outcome?)
 }
 
 /// Declares streams and buckets, waiting while the broker is away.
@@ -152,21 +151,4 @@ fn start(app: &App, config: &QueryApiConfig, ops: &Ops, tasks: &TaskTracker) {
     tasks.spawn(Arc::clone(&app.hosts).run(client.clone(), config.nats.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&app.alerts).run(client.clone(), config.nats.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&app.live).run(client, shutdown));
-}
-
-/// Serves until `shutdown`, then gives the requests under way some time to finish.
-async fn serve(listener: TcpListener, router: Router, shutdown: &CancellationToken) -> Result<(), QueryApiError> {
-    let serving = ops::serve(listener, router, shutdown.clone());
-    let expired = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        biased;
-        outcome = serving => Ok(outcome?),
-        () = expired => {
-            tracing::warn!("requests did not end within {} s, leaving them", DRAIN.as_secs());
-            Ok(())
-        }
-    }
 }

@@ -13,11 +13,13 @@ use futures_util::StreamExt;
 use plimsoll_nats::{Batch, Client, HostId, Name, subject};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 /// Batches that a connection may be behind before it is told that it lags.
 pub const CAPACITY: usize = 1024;
+/// Most live connections.
+pub const MAX_SUBSCRIBERS: usize = 256;
 /// Pause before the subscription is made anew.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -82,19 +84,29 @@ fn row_json(batch: &Batch, row: usize) -> Value {
 #[derive(Debug)]
 pub struct LiveHub {
     sender: broadcast::Sender<Arc<LiveBatch>>,
+    places: Arc<Semaphore>,
+}
+
+/// A live connection's place among [`MAX_SUBSCRIBERS`], and what arrives while it is held.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Everything that arrives.
+    pub batches: broadcast::Receiver<Arc<LiveBatch>>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Default for LiveHub {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY) }
+        Self { sender: broadcast::Sender::new(CAPACITY), places: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)) }
     }
 }
 
 impl LiveHub {
-    /// Everything that arrives from now on.
+    /// Everything that arrives from now on; none when there are as many subscribers as there may be.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<LiveBatch>> {
-        self.sender.subscribe()
+    pub fn subscribe(&self) -> Option<Subscription> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Subscription { batches: self.sender.subscribe(), _place: place })
     }
 
     /// Receives until `shutdown`; the broker's client restores the subscription when it reconnects.

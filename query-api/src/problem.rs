@@ -9,6 +9,8 @@ use plimsoll_lake::{LakeError, query::QueryError};
 use plimsoll_nats::{Name, dead::chain};
 use serde::Serialize;
 
+use crate::live::MAX_SUBSCRIBERS;
+
 /// A parameter that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ParameterError {
@@ -152,6 +154,13 @@ impl ApiError {
     pub fn broker_away() -> Self {
         let detail = "the broker does not answer: try again";
         Self::new("broker", StatusCode::SERVICE_UNAVAILABLE, "The broker is away", detail)
+    }
+
+    /// 503: there are as many live connections as there may be.
+    #[must_use]
+    pub fn too_many_subscribers() -> Self {
+        let detail = format!("{MAX_SUBSCRIBERS} live connections are open, which is the most: try again");
+        Self::new("subscribers", StatusCode::SERVICE_UNAVAILABLE, "Too many live connections", detail)
     }
 
     /// 503: the lake is away.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,7 @@ where
     E: std::error::Error + 'static,
     R: Future<Output = Result<(), E>>,
 {
+    raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, EXIT_FAILURE),
@@ -83,6 +85,14 @@ where
         Err(Outcome::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         Err(Outcome::Signals(error)) => fail(&error, EXIT_FAILURE),
         Err(Outcome::Service(error)) => fail(&error, EXIT_FAILURE),
+    }
+}
+
+/// Lets the process open as many files and connections as it is allowed to, instead of the few that shells give by default.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = %error, "failed to raise the limit of open files, going on with {:?}", limit.current);
     }
 }
 
@@ -116,6 +126,17 @@ pub fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_may_open_as_many_files_as_the_hard_limit_allows() {
+        let limit = getrlimit(Resource::Nofile);
+        let few = limit.maximum.map(|maximum| maximum / 2);
+        setrlimit(Resource::Nofile, Rlimit { current: few, ..limit }).expect("lowered");
+        block_on(async |_| {
+            assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+            Ok::<_, std::io::Error>(())
+        });
+    }
 
     #[test]
     fn blocking_work_that_hangs_does_not_keep_the_process() {

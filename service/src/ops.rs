@@ -1,9 +1,8 @@
 //! The HTTP endpoints of a worker: `/healthz`, `/readyz` and `/metrics`.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+mod server;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
     Router,
@@ -13,8 +12,8 @@ use axum::{
     routing::get,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+
+pub use server::{ServeError, ServeLimits, bind, serve, serve_within};
 
 /// What keeps a worker from being ready; empty reasons mean ready.
 #[derive(Debug, Clone, Default)]
@@ -85,33 +84,4 @@ async fn metrics(State(ops): State<Ops>) -> Response {
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
-}
-
-/// Why HTTP cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address is taken or not this machine's.
-    #[error("failed to listen on {address}: is another program using it?")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Serving broke off.
-    #[error("failed to serve HTTP")]
-    Serve(#[source] std::io::Error),
-}
-
-/// Binds the address. Fails when it is taken.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
-}
-
-/// Serves a router until `shutdown`, then finishes the requests under way.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> Result<(), ServeError> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { shutdown.cancelled().await })
-        .await
-        .map_err(ServeError::Serve)
 }

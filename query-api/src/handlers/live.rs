@@ -31,7 +31,7 @@ pub async fn open(
     params.finish()?;
     let upgrade = upgrade.map_err(|_| ApiError::not_websocket())?;
     let connection = LiveConnection {
-        batches: app.live.subscribe(),
+        subscription: app.live.subscribe().ok_or_else(ApiError::too_many_subscribers)?,
         filter: LiveFilter::new(hosts, measurements),
         metrics: app.metrics.clone(),
         shutdown: app.shutdown.clone(),

@@ -1,14 +1,14 @@
 //! One live connection.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use serde_json::json;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{LiveBatch, filter::LiveFilter};
+use super::{Subscription, filter::LiveFilter};
 use crate::metrics::Metrics;
 
 /// Time between two pings.
@@ -21,7 +21,7 @@ const SEND: Duration = Duration::from_secs(30);
 /// Sends samples until either side ends.
 pub struct LiveConnection {
     /// What arrives.
-    pub batches: Receiver<Arc<LiveBatch>>,
+    pub subscription: Subscription,
     /// What the peer wants of it.
     pub filter: LiveFilter,
     /// Where lags are counted.
@@ -62,7 +62,7 @@ impl LiveConnection {
             let message = tokio::select! {
                 biased;
                 _ = pings.tick() => Message::Ping(bytes::Bytes::new()),
-                batch = self.batches.recv() => match batch {
+                batch = self.subscription.batches.recv() => match batch {
                     Ok(batch) if self.filter.passes(&batch) => Message::Text(batch.text()),
                     Ok(_) => continue,
                     Err(RecvError::Lagged(missed)) => self.skip(missed),
@@ -78,8 +78,9 @@ impl LiveConnection {
 
     /// Goes on with what arrives from now on: a peer that is behind wants the newest, not the backlog.
     fn skip(&mut self, missed: u64) -> Message {
-        let skipped = missed + self.batches.len() as u64;
-        self.batches = self.batches.resubscribe();
+        let batches = &mut self.subscription.batches;
+        let skipped = missed + batches.len() as u64;
+        *batches = batches.resubscribe();
         self.metrics.live_lagged.inc_by(skipped);
         Message::Text(json!({ "type": "lagged", "skipped": skipped }).to_string().into())
     }

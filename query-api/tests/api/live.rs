@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use plimsoll_nats::{Batch, Column, testing::eventually};
-use plimsoll_query_api::live::CAPACITY;
+use plimsoll_query_api::live::{CAPACITY, MAX_SUBSCRIBERS};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
+    tungstenite::{Error, Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
 };
 
 use crate::harness::{Harness, PATIENCE, name};
@@ -134,4 +134,19 @@ async fn pages_of_other_origins_are_refused() {
     assert!(ask(None, &harness.url).await);
     let served = tokio::time::timeout(Duration::from_secs(20), harness.stop());
     served.await.expect("open connections do not hold the service up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_subscriber_too_many_is_refused() {
+    let harness = Harness::start().await;
+    let url = format!("{}/ws/live", harness.url.replace("http", "ws"));
+    let mut sockets = Vec::new();
+    for _ in 0..MAX_SUBSCRIBERS {
+        sockets.push(connect(&harness, "").await);
+    }
+    let Err(Error::Http(refused)) = connect_async(&url).await else { panic!("one too many") };
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"2".parse().expect("text")));
+    sockets.pop();
+    eventually("a free place", PATIENCE, async || connect_async(&url).await.ok()).await;
+    harness.stop().await;
 }
