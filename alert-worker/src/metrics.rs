@@ -54,7 +54,7 @@ impl Metrics {
         self.transitions.get_or_create(&[("to", to.as_str())]).inc();
     }
 
-    /// Attempts to notify with an outcome: `sent`, `retried` or `failed` for good.
+    /// Attempts to notify with an outcome: `sent`, `retried`, `failed` for good, or `postponed` since the target was busy.
     pub fn notification(&self, outcome: &'static str) {
         self.notifications.get_or_create(&[("outcome", outcome)]).inc();
     }

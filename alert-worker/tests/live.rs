@@ -5,11 +5,17 @@ mod support;
 
 use std::time::Duration;
 
+use plimsoll_alert_worker::{
+    metrics::Metrics,
+    notifier::{Notifier, webhook},
+};
 use plimsoll_nats::{
     alert::{AlertState, AlertStatus, Transition, state_key},
     streams, subject,
     testing::{TestServer, eventually},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use support::{Fleet, Receiver, RunningWorker, rule};
 
@@ -173,6 +179,27 @@ async fn a_notification_that_is_refused_is_given_up() {
     fleet.feed_until("web-1", 10.0, async || receiver.calls() == 2).await;
     assert_eq!(receiver.statuses(), ["resolved"]);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_hangs_keeps_nobody_else_waiting() {
+    let server = TestServer::start().await;
+    let (receiver, fleet) = (Receiver::start().await, Fleet::new(server.client().await));
+    let hanging = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", hanging.local_addr().unwrap());
+    let transition = support::transition(&rule("hot", &receiver), "web-1", Inactive, Firing, support::now_ms());
+    for _ in 0..300 {
+        fleet.notify(&transition, &url).await;
+    }
+    fleet.notify(&transition, &receiver.url).await;
+
+    let (notifier, shutdown) = (Notifier::new(&fleet.client, &Metrics::default()).unwrap(), CancellationToken::new());
+    let running = tokio::spawn(notifier.run(shutdown.clone()));
+    eventually("the notification", webhook::TIMEOUT / 2, async || (receiver.calls() == 1).then_some(())).await;
+    eventually("its end", LIMIT, async || (fleet.queued().await == 300).then_some(())).await;
+    shutdown.cancel();
+    drop(hanging);
+    running.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use plimsoll_alert_worker::{AlertWorkerConfig, AlertWorkerError};
 use plimsoll_nats::{
     Batch, Client, Column, HostId, Name,
-    alert::{AlertState, AlertStatus, SeriesKey, Transition, state_key},
+    alert::{AlertState, AlertStatus, Notification, SeriesKey, Transition, state_key},
     async_nats::jetstream::consumer::pull,
     rule::{Channel, Rule},
     streams, subject,
@@ -133,6 +133,15 @@ impl Fleet {
         let messages = consumer.messages().await.expect("messages").take(usize::try_from(count).expect("few"));
         let parse = |payload: &[u8]| serde_json::from_slice(payload).expect("a transition");
         messages.map(|message| parse(&message.expect("a message").payload)).collect().await
+    }
+
+    /// Queues a notification.
+    pub async fn notify(&self, transition: &Transition, url: &str) {
+        let channel = Channel::Webhook { url: url.to_owned() };
+        let notification = Notification { transition: transition.clone(), channel, message: String::new() };
+        let body = serde_json::to_vec(&notification).expect("JSON");
+        let sent = self.client.jetstream.publish(subject::notify("webhook"), body.into()).await.expect("sent");
+        sent.await.expect("stored");
     }
 
     /// How many notifications wait.
