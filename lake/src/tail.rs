@@ -48,7 +48,7 @@ struct TailMessage {
 /// What the tail adds to a snapshot of the lake.
 #[derive(Debug, Default)]
 pub struct TailSelection {
-    /// Batches that the snapshot does not contain, per partition in the order of the stream.
+    /// Batches that the snapshot does not contain, in the order of the stream, those of all partitions together.
     pub batches: Vec<Arc<Batch>>,
     /// Whether nothing between snapshot and stream is missing.
     pub complete: bool,
@@ -123,18 +123,15 @@ impl Tail {
         measurement: Option<&Name>,
     ) -> Result<TailSelection, StaleSnapshot> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let mut selection = TailSelection { batches: Vec::new(), complete: true };
+        let (mut found, mut complete) = (Vec::new(), true);
         for (partition, tail) in &state.partitions {
             let contained = positions.of(*partition, tail.incarnation).sequence;
             if contained < tail.dropped {
-                selection.complete = false;
+                complete = false;
             } else if contained < tail.forgotten {
                 return Err(StaleSnapshot);
             }
-            let mut take = |messages: &VecDeque<TailMessage>| {
-                let from = messages.partition_point(|message| message.sequence <= contained);
-                selection.batches.extend(messages.range(from..).map(|message| message.batch.clone()));
-            };
+            let mut take = |messages| found.extend(after(messages, contained));
             match (host, measurement) {
                 (Some(host), Some(measurement)) => {
                     if let Some(messages) = tail.series.get(&(host.clone(), measurement.clone())) {
@@ -149,7 +146,8 @@ impl Tail {
                     .for_each(|(_, messages)| take(messages)),
             }
         }
-        Ok(selection)
+        found.sort_by_key(|message| message.sequence);
+        Ok(TailSelection { batches: found.into_iter().map(|message| Arc::clone(&message.batch)).collect(), complete })
     }
 
     /// Bytes held, roughly, and messages dropped for want of memory so far.
@@ -197,6 +195,11 @@ impl PartitionTail {
     fn bytes(&self) -> usize {
         self.series.values().flatten().map(|message| message.bytes).sum()
     }
+}
+
+/// The messages of a series after a sequence.
+fn after(messages: &VecDeque<TailMessage>, sequence: Sequence) -> impl Iterator<Item = &TailMessage> {
+    messages.range(messages.partition_point(|message| message.sequence <= sequence)..)
 }
 
 #[cfg(test)]

@@ -300,3 +300,36 @@ async fn a_query_ends_at_its_limit_and_its_connection_lives_on() {
     let (_, stored) = hasty.measurements(&Arc::new(Tail::new(0))).await.expect("the next query is not harmed");
     assert!(stored.is_empty());
 }
+
+#[tokio::test]
+async fn rows_that_another_host_has_made_unfit_are_not_shown() {
+    // The other host's partition comes after and before this one's: the order of the stream counts, not that of partitions.
+    for elsewhere in [1, 5] {
+        let mut fixture = Fixture::new();
+        let elsewhere = PartitionId::new(elsewhere).expect("exists");
+        fixture.tail.reset(elsewhere, Position::start(LIFE));
+        let stored = fixture.arrive(sample("a", 0));
+        fixture.commit(vec![stored]);
+        // Each of the two fields is text to whom sent it first, and a number to the other.
+        let (text, number) = (Column::Text(vec![Some("x".to_owned())]), Column::Integer(vec![Some(1)]));
+        let with = |second, field: &str, column: &Column| {
+            let mut batch = sample("a", second);
+            batch.fields.insert(name(field), column.clone());
+            batch
+        };
+        let from_elsewhere = |fixture: &mut Fixture, batch: Batch| {
+            fixture.sequence += 1;
+            let batch = Batch { host: HostId::parse("web-2").expect("host"), ..batch };
+            fixture.tail.push(elsewhere, Sequence(fixture.sequence), Some(Arc::new(batch)));
+        };
+        from_elsewhere(&mut fixture, with(1, "theirs", &text));
+        fixture.arrive(with(1, "theirs", &number));
+        fixture.arrive(with(2, "ours", &text));
+        from_elsewhere(&mut fixture, with(2, "ours", &number));
+        let rows = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers").rows;
+        let counts: BTreeMap<&str, u64> = rows.iter().map(|stats| (&*stats.field, stats.count)).collect();
+        assert_eq!((counts.get("theirs"), counts["ours"], counts["state"]), (None, 1, 2), "{counts:?}");
+        let (_, stored) = fixture.reader.measurements(&fixture.tail).await.expect("answers");
+        assert_eq!(stored[0].rows, 3, "stored: one row, and one of each host that fits");
+    }
+}

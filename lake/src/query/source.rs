@@ -45,13 +45,16 @@ impl<'c> Snapshot<'c> {
     /// Fails on an unknown measurement or tag, and when the tail has moved past this snapshot.
     pub(super) fn source(&self, tail: &Tail, selection: &Selection) -> Result<Source<'_>, QueryError> {
         let measurement = &selection.measurement;
-        let added = tail.select(&self.positions, Some(&selection.host), Some(measurement))?;
+        let mut added = tail.select(&self.positions, Some(&selection.host), Some(measurement))?;
         let mut schema = self.schema.clone();
-        let admitted = admit(&mut schema, &added.batches);
-        if schema.table(measurement).is_none() {
-            // Other hosts may have rows of it.
-            let others = tail.select(&self.positions, None, Some(measurement))?;
-            admit(&mut schema, &others.batches);
+        let mut admitted = admit(&mut schema, &added.batches);
+        let stored = self.schema.table(measurement);
+        if stored.is_none() || schema.table(measurement) != stored {
+            // What another host has sent earlier may have fixed the new columns' types.
+            added = tail.select(&self.positions, None, Some(measurement))?;
+            schema = self.schema.clone();
+            admitted = admit(&mut schema, &added.batches);
+            admitted.retain(|batch| batch.host == selection.host);
         }
         let Some(table) = schema.table(measurement).cloned() else {
             return Err(QueryError::UnknownMeasurement { measurement: measurement.clone() });
@@ -66,7 +69,7 @@ impl<'c> Snapshot<'c> {
         Ok(Source {
             connection: self.connection,
             selection: selection.clone(),
-            stored: self.schema.table(measurement).is_some(),
+            stored: stored.is_some(),
             staged: !admitted.is_empty(),
             complete: added.complete && self.lake_reached(),
             table,
