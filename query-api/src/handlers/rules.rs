@@ -2,7 +2,7 @@
 //!
 //! An ETag is the revision of the rule in its bucket. `If-Match` makes replacing and deleting fail when someone else was faster.
 
-use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{CreateErrorKind, DeleteErrorKind, Operation, Store, UpdateErrorKind};
 use axum::{
     Json,
     body::Bytes,
@@ -118,7 +118,11 @@ pub async fn delete(
     if wanted.is_some_and(|wanted| wanted != before) {
         return Err(ApiError::rule_changed(&name));
     }
-    store.delete_expect_revision(&name, wanted).await.map_err(|error| away(&error))?;
+    match store.delete_expect_revision(&name, wanted).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == DeleteErrorKind::WrongLastRevision => return Err(ApiError::rule_changed(&name)),
+        Err(error) => return Err(away(&error)),
+    }
     tracing::info!(rule.name = %name, "rule deleted");
     Ok(StatusCode::NO_CONTENT.into_response())
 }

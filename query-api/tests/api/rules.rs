@@ -63,6 +63,22 @@ async fn rules_are_created_read_replaced_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_delete_a_rule_one_is_told_that_it_was_slower() {
+    let harness = Harness::start().await;
+    for _ in 0..10 {
+        let created = send(&harness, Method::POST, "/api/rules", None, Some(&rule(90.0))).await;
+        let etag = created.headers()["etag"].to_str().expect("text").to_owned();
+        let delete =
+            || async { send(&harness, Method::DELETE, "/api/rules/busy", Some(&etag), None).await.status().as_u16() };
+        let mut told: Vec<u16> = futures_util::future::join_all((0..8).map(|_| delete())).await;
+        told.sort_unstable();
+        assert_eq!(told[0], 204);
+        assert!(told[1..].iter().all(|status| matches!(status, 404 | 412)), "{told:?}");
+    }
+    harness.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_problem_of_a_rule_is_told_at_once() {
     let harness = Harness::start().await;
     let mut bad = rule(90.0);
