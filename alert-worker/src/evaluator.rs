@@ -72,10 +72,10 @@ pub struct Row<'a> {
 }
 
 /// A series that is no longer watched by a rule, although its state may be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Dropped {
-    /// The rule's name.
-    pub rule: Name,
+    /// The rule as it was when it watched the series.
+    pub rule: Arc<Rule>,
     /// The series.
     pub series: SeriesKey,
 }
@@ -201,8 +201,8 @@ impl Evaluator {
             }
             self.watches.push(watch);
         }
-        for (rule, watch) in before {
-            dropped.extend(dropped_series(&rule, watch.series));
+        for watch in before.into_values() {
+            dropped.extend(dropped_series(&watch.rule, watch.series));
         }
         self.by_measurement.clear();
         for (index, watch) in self.watches.iter().enumerate() {
@@ -225,9 +225,8 @@ impl Watch {
     }
 
     fn inherit(&mut self, old: Self, dropped: &mut Vec<Dropped>) {
-        let name = self.rule.name.clone();
         if !self.watches_field_of(&old.rule.measurement, &old.rule.field) {
-            dropped.extend(dropped_series(&name, old.series));
+            dropped.extend(dropped_series(&old.rule, old.series));
             return;
         }
         let restart = self.rule.window != old.rule.window || self.rule.aggregate != old.rule.aggregate;
@@ -235,7 +234,7 @@ impl Watch {
         for (id, mut series) in old.series {
             let tags = series.key.tags.iter().map(|(name, value)| (name, value.as_str()));
             if !self.selects(&series.key.host, tags) {
-                dropped.extend(dropped_series(&name, [(id, series)]));
+                dropped.extend(dropped_series(&old.rule, [(id, series)]));
                 continue;
             }
             if restart {
@@ -277,9 +276,12 @@ impl Watch {
     }
 }
 
-fn dropped_series(rule: &Name, series: impl IntoIterator<Item = (SeriesId, Series)>) -> impl Iterator<Item = Dropped> {
+fn dropped_series(
+    rule: &Arc<Rule>,
+    series: impl IntoIterator<Item = (SeriesId, Series)>,
+) -> impl Iterator<Item = Dropped> {
     let changed = series.into_iter().filter(|(_, series)| series.has_changed());
-    changed.map(|(_, series)| Dropped { rule: rule.clone(), series: series.key })
+    changed.map(|(_, series)| Dropped { rule: Arc::clone(rule), series: series.key })
 }
 
 /// A duration in whole ms.

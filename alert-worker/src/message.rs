@@ -15,6 +15,11 @@ pub fn message(transition: &Transition, rule: &Rule) -> String {
     let Transition { rule: name, field, to, from, .. } = transition;
     let series = series(&transition.series);
     match (to, transition.value) {
+        (AlertStatus::Resolved, None) => {
+            format!(
+                "{name} is resolved on {series}: the rule was removed or no longer watches {field} there, it was {from}"
+            )
+        }
         (AlertStatus::NoData, _) | (_, None) => {
             let silence = format_duration(rule.no_data_after);
             format!("{name} has no data from {series}: {field} silent for more than {silence}, it was {from}")

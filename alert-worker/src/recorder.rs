@@ -12,6 +12,9 @@
 //! A member that dies before step 1 leaves nothing, and its successor comes to the same transition by replaying the rows. One
 //! that dies before step 3 leaves `announced: false`, and its successor repeats step 2. Within the stream's duplicate window
 //! (two minutes; a take-over needs ten seconds) that is harmless; later it may tell a second time, and never forgets.
+//! An alert that no rule accounts for any more is taken away. One that is open is resolved first, in these three steps, so that
+//! whoever was told that it fires is told of its end.
+//!
 //! While the broker is away each step is tried until it comes back.
 
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use plimsoll_nats::{
     Client, HostId, Name, PartitionId,
-    alert::{AlertState, Notification, state_key},
+    alert::{AlertState, AlertStatus, Notification, Transition},
     async_nats::jetstream::{
         kv::{self, UpdateErrorKind},
         message::PublishMessage,
@@ -33,7 +36,7 @@ use plimsoll_nats::{
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{evaluator::Dropped, message::message, metrics::Metrics, retry::Backoff};
+use crate::{message::message, metrics::Metrics, retry::Backoff};
 
 /// A state as the bucket holds it.
 #[derive(Debug, Clone)]
@@ -108,11 +111,26 @@ impl Recorder {
         Ok((partition, key, revision))
     }
 
-    /// Takes away the state of a series that is no longer watched.
-    pub async fn remove(&self, dropped: &Dropped) -> Result<(), Stopped> {
-        let key = state_key(&dropped.rule, &dropped.series);
-        tracing::info!(rule.name = %dropped.rule, host.id = %dropped.series.host, "alert dropped, its rule no longer watches the series");
-        let delete = || async { self.states.delete(&key).await.map_err(Into::into) };
+    /// Takes away the state of a series that is no longer watched, and resolves it first as of `at_ms` if it is open.
+    ///
+    /// The channels are those of `rule`: without it the transition is only published.
+    pub async fn remove(&self, key: &str, rule: Option<&Rule>, at_ms: i64) -> Result<(), Stopped> {
+        while let Some(Stored { mut revision, state, .. }) = self.read(key).await?.and_then(read_entry) {
+            let open = state.open;
+            let last = if open { resolved(state, at_ms) } else { state };
+            if open {
+                if !self.update(key, &mut revision, &last).await? {
+                    continue;
+                }
+                self.metrics.transition(last.transition.to);
+            }
+            if !last.announced {
+                self.announce(key, &mut revision, last, rule).await?;
+            }
+            break;
+        }
+        tracing::info!(state.key = %key, "alert dropped, no rule watches its series any more");
+        let delete = || async { self.states.delete(key).await.map_err(Into::into) };
         self.persist("failed to delete an alert state, trying again", delete).await
     }
 
@@ -142,8 +160,7 @@ impl Recorder {
             if self.update(key, revision, &state).await? {
                 return Ok(Some(state));
             }
-            let read = || async { Ok(self.states.entry(key).await?) };
-            let entry = self.persist("failed to read an alert state, trying again", read).await?;
+            let entry = self.read(key).await?;
             *revision = entry.as_ref().map_or(0, |entry| entry.revision);
             let (to, at_ms) = (state.transition.to, state.transition.at_ms);
             if let Some(stored) = entry.and_then(read_entry)
@@ -196,6 +213,11 @@ impl Recorder {
         self.persist("failed to publish an alert, trying again", send).await
     }
 
+    async fn read(&self, key: &str) -> Result<Option<kv::Entry>, Stopped> {
+        let read = || async { Ok(self.states.entry(key).await?) };
+        self.persist("failed to read an alert state, trying again", read).await
+    }
+
     /// Replaces a revision and moves it on. Returns false when the bucket holds another one.
     async fn update(&self, key: &str, revision: &mut u64, state: &AlertState) -> Result<bool, Stopped> {
         let expected = *revision;
@@ -228,6 +250,19 @@ impl Recorder {
             }
         }
     }
+}
+
+/// The end of an open alert that is no longer watched; its transition has no value.
+fn resolved(state: AlertState, at_ms: i64) -> AlertState {
+    let last = state.transition;
+    let transition = Transition {
+        from: last.to,
+        to: AlertStatus::Resolved,
+        at_ms: at_ms.max(last.at_ms.saturating_add(1)),
+        value: None,
+        ..last
+    };
+    AlertState { transition, since_ms: None, open: false, announced: false }
 }
 
 fn json(document: &impl serde::Serialize) -> Vec<u8> {

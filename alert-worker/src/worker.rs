@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use plimsoll_nats::{
     Client, Incarnation, PartitionId,
     alert::{AlertState, state_key},
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     abandoned,
-    evaluator::{Dropped, Evaluator, millis},
+    evaluator::{Evaluator, millis},
     metrics::Metrics,
     partition::Partition,
     recorder::{Record, Recorder, Stopped, Stored},
@@ -213,21 +213,25 @@ impl Worker {
         let transition = &stored.state.transition;
         // A rule that is not known here may be one that another member has already seen.
         if rules.contains_key(&transition.rule) || !self.recorder.rule_exists(&transition.rule).await? {
-            let dropped = Dropped { rule: transition.rule.clone(), series: transition.series.clone() };
-            self.recorder.remove(&dropped).await?;
+            let rule = rules.get(&transition.rule).map(|rule| &**rule);
+            self.recorder.remove(&stored.key, rule, now_ms()).await?;
         }
         Ok(())
     }
 
     async fn apply_rules(&mut self) -> Result<(), Stopped> {
         let rules = self.rules.borrow_and_update().clone().unwrap_or_default();
+        let mut removed = Vec::new();
         for partition in self.partitions.values_mut() {
             for dropped in partition.evaluator.set_rules(rules.values().cloned()) {
-                self.recorder.remove(&dropped).await?;
-                partition.revisions.remove(&state_key(&dropped.rule, &dropped.series));
+                let key = state_key(&dropped.rule.name, &dropped.series);
+                partition.revisions.remove(&key);
+                removed.push((key, dropped.rule));
             }
         }
-        Ok(())
+        let (recorder, at_ms) = (&self.recorder, now_ms());
+        let removals = removed.iter().map(|(key, rule)| recorder.remove(key, Some(rule), at_ms));
+        stream::iter(removals).map(Ok).try_for_each_concurrent(RECORDS_AT_ONCE, |removal| removal).await
     }
 
     /// Looks for series that have fallen silent, where it can be known.

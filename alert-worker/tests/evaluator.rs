@@ -389,7 +389,7 @@ fn states_that_no_rule_accounts_for_are_dropped() {
         feed.row(1000, 99.0, None);
         let series = feed.states[0].transition.series.clone();
         let dropped = feed.evaluator.set_rules(after.iter().cloned().map(Arc::new));
-        assert_eq!(dropped, [Dropped { rule: name("cpu_high"), series }], "{after:?}");
+        assert_eq!(dropped, [Dropped { rule: Arc::new(before.clone()), series }], "{after:?}");
         assert!(!Evaluator::new(after.into_iter().map(Arc::new)).restore(&feed.states[0], 0));
     }
 }

@@ -11,10 +11,12 @@ use plimsoll_alert_worker::{
 };
 use plimsoll_nats::{
     alert::{AlertState, AlertStatus, Transition, state_key},
+    rule::Rule,
     streams, subject,
     testing::{TestServer, eventually},
 };
 
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use support::{Fleet, Receiver, RunningWorker, rule};
@@ -225,6 +227,45 @@ async fn a_deleted_rule_takes_its_states_with_it() {
     rules.delete("warm").await.unwrap();
     let next = RunningWorker::start(&server);
     fleet.feed_until("web-1", 99.0, async || fleet.state(&warm).await.is_none()).await;
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_loses_its_rule_is_resolved() {
+    let server = TestServer::start().await;
+    let (receiver, fleet) = (Receiver::start().await, Fleet::new(server.client().await));
+    let names = ["deleted", "disabled", "narrowed", "later"];
+    for name in names {
+        fleet.put_rule(&rule(name, &receiver)).await;
+    }
+    let worker = RunningWorker::start(&server);
+    fleet.feed_until("web-1", 99.0, async || receiver.statuses().len() == names.len()).await;
+    let keys: Vec<_> = fleet.alerts().await.iter().map(|alert| state_key(&alert.rule, &alert.series)).collect();
+
+    let rules = streams::bucket(&fleet.client, streams::RULES).await.unwrap();
+    rules.delete("deleted").await.unwrap();
+    let muted = |name| Rule { notify: Vec::new(), ..rule(name, &receiver) };
+    fleet.put_rule(&Rule { enabled: false, ..muted("disabled") }).await;
+    fleet.put_rule(&Rule { hosts: "db-*".to_owned(), ..muted("narrowed") }).await;
+    eventually("the ends", LIMIT, async || (receiver.statuses().len() == names.len() + 3).then_some(())).await;
+    worker.stop().await;
+
+    // No worker sees this change; the next one finds the state.
+    fleet.put_rule(&Rule { enabled: false, ..rule("later", &receiver) }).await;
+    let next = RunningWorker::start(&server);
+    fleet.feed_until("web-1", 99.0, async || receiver.statuses().len() == names.len() * 2).await;
+    for key in keys {
+        eventually("the state to go", LIMIT, async || fleet.state(&key).await.is_none().then_some(())).await;
+    }
+    let ends = receiver.bodies().split_off(names.len());
+    let mut ended: Vec<_> = ends.iter().map(|body| body["rule"].as_str().unwrap()).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, ["deleted", "disabled", "later", "narrowed"]);
+    for body in &ends {
+        assert_eq!((&body["from"], &body["to"], &body["value"]), (&"firing".into(), &"resolved".into(), &Value::Null));
+        assert!(body["message"].as_str().unwrap().contains("the rule was removed or no longer watches"), "{body}");
+    }
+    assert_eq!(fleet.alerts().await.iter().filter(|alert| alert.to == Resolved).count(), names.len());
     next.stop().await;
 }
 

@@ -45,6 +45,7 @@ fn messages_read_well() {
     insta::assert_snapshot!(message(&fires, &rule()), @"cpu_high is firing on web-1 {core=total}: usage_percent avg over 1m is 97.2, above 90");
     let last = Rule { aggregate: Aggregate::Last, ..rule() };
     insta::assert_snapshot!(message(&transition(Firing, Resolved, Some(90.0)), &last), @"cpu_high is resolved on web-1 {core=total}: usage_percent is 90, not above 90");
+    insta::assert_snapshot!(message(&transition(Firing, Resolved, None), &rule()), @"cpu_high is resolved on web-1 {core=total}: the rule was removed or no longer watches usage_percent there, it was firing");
     let mut bare = transition(Firing, NoData, None);
     bare.series.tags.clear();
     insta::assert_snapshot!(message(&bare, &rule()), @"cpu_high has no data from web-1: usage_percent silent for more than 1m, it was firing");
