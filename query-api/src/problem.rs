@@ -66,6 +66,12 @@ impl ApiError {
         Self { kind: "document", title: "The document is wrong", ..Self::parameters(errors) }
     }
 
+    /// What is wrong with single parameters or keys.
+    #[must_use]
+    pub fn errors(&self) -> &[ParameterError] {
+        &self.errors
+    }
+
     /// 404: nobody has heard of the host.
     #[must_use]
     pub fn unknown_host(host: &str) -> Self {

@@ -2,6 +2,8 @@
 //!
 //! An ETag is the revision of the rule in its bucket. `If-Match` makes replacing and deleting fail when someone else was faster.
 
+mod document;
+
 use async_nats::jetstream::kv::{CreateErrorKind, DeleteErrorKind, Operation, Store, UpdateErrorKind};
 use axum::{
     Json,
@@ -169,12 +171,7 @@ fn parse_rule(headers: &HeaderMap, body: Body) -> Result<Rule, ApiError> {
         return Err(ApiError::not_json());
     }
     let body = body.map_err(|error| ApiError::body(error.status(), error.body_text()))?;
-    let rule: Rule = serde_json::from_slice(&body)
-        .map_err(|error| ApiError::document(vec![ParameterError::new("body", format!("a rule as JSON: {error}"))]))?;
-    rule.validate().map_err(|errors| {
-        ApiError::document(errors.into_iter().map(|error| ParameterError::new(error.field, error.expected)).collect())
-    })?;
-    Ok(rule)
+    document::parse(&body)
 }
 
 fn encode(rule: &Rule) -> Bytes {
