@@ -10,6 +10,9 @@ use plimsoll_nats::Name;
 
 use crate::problem::{ApiError, ParameterError};
 
+/// What the parameter of a tag begins with.
+const TAG: &str = "tag.";
+
 /// The one variable part of a path.
 #[derive(Debug)]
 pub struct Segment(pub String);
@@ -84,10 +87,10 @@ impl Params {
         self.taken.push("tag.<name>".to_owned());
         let mut tags = BTreeMap::new();
         let (named, rest): (BTreeMap<_, _>, _) =
-            std::mem::take(&mut self.pairs).into_iter().partition(|(name, _)| name.starts_with("tag."));
+            std::mem::take(&mut self.pairs).into_iter().partition(|(name, _)| name.starts_with(TAG));
         self.pairs = rest;
         for (parameter, value) in named {
-            match Name::parse(parameter.trim_start_matches("tag.")) {
+            match Name::parse(parameter.strip_prefix(TAG).unwrap_or(&parameter)) {
                 Ok(name) => drop(tags.insert(name, value)),
                 Err(error) => self.errors.push(ParameterError::new(parameter, error.to_string())),
             }

@@ -11,6 +11,11 @@ use serde::Serialize;
 
 use crate::live::MAX_SUBSCRIBERS;
 
+/// Most errors of one answer; the others are counted.
+const MAX_ERRORS: usize = 16;
+/// Most characters of what an answer repeats of its request.
+const MAX_ECHO: usize = 80;
+
 /// A parameter that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ParameterError {
@@ -23,7 +28,15 @@ pub struct ParameterError {
 impl ParameterError {
     /// Says what was expected of a parameter.
     pub fn new(parameter: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { parameter: parameter.into(), expected: expected.into() }
+        Self { parameter: shortened(&parameter.into()), expected: expected.into() }
+    }
+}
+
+/// A text of the request as an answer may repeat it.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_ECHO) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -54,9 +67,14 @@ impl ApiError {
 
     /// 400: these parameters are wrong.
     #[must_use]
-    pub fn parameters(errors: Vec<ParameterError>) -> Self {
+    pub fn parameters(mut errors: Vec<ParameterError>) -> Self {
+        let more = errors.len().saturating_sub(MAX_ERRORS);
+        errors.truncate(MAX_ERRORS);
         let wrong: Vec<String> = errors.iter().map(|error| format!("`{}`", error.parameter)).collect();
-        let detail = format!("wrong: {}", wrong.join(", "));
+        let mut detail = format!("wrong: {}", wrong.join(", "));
+        if more > 0 {
+            detail.push_str(&format!(" and {more} more"));
+        }
         Self { errors, ..Self::new("parameters", StatusCode::BAD_REQUEST, "A parameter is wrong", detail) }
     }
 
@@ -75,6 +93,7 @@ impl ApiError {
     /// 404: nobody has heard of the host.
     #[must_use]
     pub fn unknown_host(host: &str) -> Self {
+        let host = shortened(host);
         let detail = format!("host `{host}` has no record and no sample of this measurement: see /api/clients");
         Self::new("unknown-host", StatusCode::NOT_FOUND, "Unknown host", detail)
     }
@@ -90,12 +109,14 @@ impl ApiError {
     /// 404: there is no such rule.
     #[must_use]
     pub fn unknown_rule(name: &str) -> Self {
-        Self::new("unknown-rule", StatusCode::NOT_FOUND, "Unknown rule", format!("there is no rule `{name}`"))
+        let detail = format!("there is no rule `{}`", shortened(name));
+        Self::new("unknown-rule", StatusCode::NOT_FOUND, "Unknown rule", detail)
     }
 
     /// 404: there is nothing at this path.
     #[must_use]
     pub fn unknown_path(path: &str) -> Self {
+        let path = shortened(path);
         let detail = format!("there is nothing at `{path}`: see / for what there is");
         Self::new("unknown-path", StatusCode::NOT_FOUND, "Unknown path", detail)
     }
@@ -103,6 +124,7 @@ impl ApiError {
     /// 405: the path does not know the method.
     #[must_use]
     pub fn method_not_allowed(method: &str) -> Self {
+        let method = shortened(method);
         let detail = format!("this path does not answer `{method}`: the header Allow names what it answers");
         Self::new("method", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
     }
@@ -233,5 +255,28 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_repeats_little_of_its_request() {
+        let long = "ä".repeat(10_000);
+        let error = ApiError::parameters((0..1000).map(|_| ParameterError::new(&*long, "less")).collect());
+        assert_eq!(error.errors.len(), MAX_ERRORS);
+        assert_eq!(error.errors[0].parameter.chars().count(), MAX_ECHO + 1);
+        assert!(error.detail.ends_with("…` and 984 more"), "{}", error.detail);
+        for error in [
+            ApiError::unknown_host(&long),
+            ApiError::unknown_rule(&long),
+            ApiError::unknown_path(&long),
+            ApiError::method_not_allowed(&long),
+            error,
+        ] {
+            assert!(error.detail.chars().count() < 2000, "{}", error.detail);
+        }
     }
 }

@@ -12,8 +12,8 @@ pub const EXPECTED_DURATION: &str = "a duration of at least 1ms in ms, s, m, h, 
 
 /// Numbers from here on are milliseconds: as seconds they would lie in the year 5138.
 const LEAST_MS: f64 = 1e11;
-/// The last millisecond of the year 9999.
-const MAX_MS: i64 = 253_402_300_799_999;
+/// The last millisecond that [`Timestamp`] holds, 9999-12-30T22:00:00.999Z: in no time zone is it later than the year 9999.
+const MAX_MS: i64 = 253_402_207_200_999;
 
 /// The present, in Unix ms.
 #[must_use]
@@ -21,7 +21,7 @@ pub fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-/// A time in Unix ms, between 1970 and 9999; none when the text is not one.
+/// A time in Unix ms, from 1970 to 9999-12-30T22:00:00.999Z; none when the text is not one.
 #[must_use]
 pub fn parse_time(text: &str, now_ms: i64) -> Option<i64> {
     let time = if text == "now" {
@@ -72,7 +72,7 @@ fn unit_ms(unit: &str) -> Option<u64> {
     }
 }
 
-/// A time as RFC 3339 in UTC; none outside of the years 1 to 9999.
+/// A time as RFC 3339 in UTC; none outside of the years -9999 to 9999.
 #[must_use]
 pub fn rfc3339(unix_ms: i64) -> Option<String> {
     Timestamp::from_millisecond(unix_ms).ok().map(|time| time.to_string())
@@ -98,12 +98,26 @@ mod tests {
             ("2026-09-21T14:13:20Z", 1_790_000_000_000),
             ("2026-09-21T16:13:20 02:00", 1_790_000_000_000),
             ("0", 0),
+            ("9999-12-30T22:00:00.999Z", MAX_MS),
+            ("253402207200999", MAX_MS),
         ] {
             assert_eq!(parse_time(text, NOW), Some(expected), "{text}");
         }
-        for text in
-            ["", "-", "-5", "-5x", "yesterday", "12:00", "1e9", "1.2.3", "99999999999999999999", "-99999999w", "."]
-        {
+        assert_eq!(Timestamp::MAX.as_millisecond(), MAX_MS);
+        for text in [
+            "253402207201000",
+            "",
+            "-",
+            "-5",
+            "-5x",
+            "yesterday",
+            "12:00",
+            "1e9",
+            "1.2.3",
+            "99999999999999999999",
+            "-99999999w",
+            ".",
+        ] {
             assert_eq!(parse_time(text, NOW), None, "{text}");
         }
     }

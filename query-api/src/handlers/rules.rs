@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::{
     app::App,
     params::{Params, Segment},
-    problem::{ApiError, ParameterError},
+    problem::{ApiError, ParameterError, shortened},
 };
 
 /// Rules that are read at the same time.
@@ -80,7 +80,10 @@ pub async fn replace(
     Params::of(&uri).finish()?;
     let rule = parse_rule(&headers, body)?;
     if *rule.name != *name {
-        return Err(ApiError::document(vec![ParameterError::new("name", format!("`{name}`, as in the path"))]));
+        return Err(ApiError::document(vec![ParameterError::new(
+            "name",
+            format!("`{}`, as in the path", shortened(&name)),
+        )]));
     }
     let store = open(&app).await?;
     let before = stored_revision(&store, &rule.name).await?;

@@ -30,6 +30,7 @@ async fn wrong_parameters_are_named_with_what_was_expected() {
         ("/api/stats/web-1?measurement=memory&field=nothing", &["field"]),
         ("/api/stats/web-1?measurement=cpu&tag.nothing=1", &["tag.nothing"]),
         ("/api/stats/web-1?measurement=cpu&tag.Core=1", &["tag.Core"]),
+        ("/api/stats/web-1?measurement=cpu&tag.tag.core=0", &["tag.tag.core"]),
         ("/api/stats/web-1?measurement=cpu&measurement=cpu", &["measurement"]),
         ("/api/stats/web-1?measurement=cpu&step=1s&form=-1h", &["form", "step"]),
         ("/api/stats/web-1?from=x&to=y", &["measurement", "to", "from"]),
