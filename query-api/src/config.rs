@@ -48,7 +48,8 @@ impl Default for QueryApiConfig {
 
 impl Validate for QueryApiConfig {
     fn problems(&self) -> Vec<String> {
-        let mut problems = self.lake.problems();
+        let mut problems = self.nats.problems();
+        problems.extend(self.lake.problems());
         if !self.allowed_hosts.iter().all(|name| is_host_name(name)) {
             let expected = "host names without scheme and port, such as `[\"plimsoll.example.org\"]`";
             problems.push(format!("`allowed_hosts`: expected {expected}"));
@@ -70,6 +71,16 @@ fn is_host_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_broker_and_lake_are_checked_too() {
+        let mut config = QueryApiConfig::default();
+        config.nats.url.clear();
+        config.lake.catalog.clear();
+        let problems = config.problems();
+        assert!(problems.iter().any(|problem| problem.starts_with("`nats.url`")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.starts_with("`lake.catalog`")), "{problems:?}");
+    }
 
     #[test]
     fn allowed_hosts_are_names_only() {

@@ -1,6 +1,6 @@
 //! Fills the tail from the stream.
 //!
-//! One consumer reads all partitions in the order of the stream. It begins after the lowest position of the lake; after a break
+//! One consumer reads all partitions in the order of the stream. It begins at the first message that the lake lacks; after a break
 //! it goes on after the last message that it has seen, so that no row vanishes from queries while it reconnects. In another life
 //! of the stream, and when the lake's positions have gone back, all partitions start anew.
 
@@ -25,6 +25,7 @@ use plimsoll_nats::{
     streams::{self, DeclareError},
     subject::{self, MetricSubject},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -45,6 +46,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct FeedState {
     current: AtomicBool,
     rewind: AtomicBool,
+    /// Wakes the session when `rewind` is set.
+    rewound: Notify,
     last_seen: Mutex<HashMap<HostId, i64>>,
 }
 
@@ -59,6 +62,7 @@ impl FeedState {
     pub fn rewind(&self) {
         self.current.store(false, Ordering::Release);
         self.rewind.store(true, Ordering::Release);
+        self.rewound.notify_one();
     }
 
     /// Unix ms of the newest sample of each host since the service started.
@@ -165,14 +169,19 @@ impl Feed {
         let mut delivered = 0;
         let mut last = start;
         loop {
+            if self.state.rewind.load(Ordering::Acquire) {
+                return Err(SessionError::Rewound);
+            }
             if last >= target && !self.state.is_current() {
                 self.state.current.store(true, Ordering::Release);
                 tracing::info!(stream.seq = last.0, "the tail has caught up with the stream");
             }
-            let message = messages.next().await.ok_or(SessionError::Ended)?;
-            if self.state.rewind.load(Ordering::Acquire) {
-                return Err(SessionError::Rewound);
-            }
+            let message = tokio::select! {
+                biased;
+                // Maybe of a request that this session has begun with already.
+                () = self.state.rewound.notified() => continue,
+                message = messages.next() => message.ok_or(SessionError::Ended)?,
+            };
             let message = message.map_err(|error| SessionError::Pull(error.into()))?;
             let info = message.info().map_err(SessionError::Delivery)?;
             delivered += 1;

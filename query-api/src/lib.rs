@@ -143,7 +143,7 @@ fn start(app: &App, config: &QueryApiConfig, ops: &Ops, tasks: &TaskTracker) {
     let stop = shutdown.clone();
     let following = tasks.clone();
     tasks.spawn(async move {
-        // Where there is a lake, its positions spare the feed from reading the whole stream.
+        // Where there is a lake, the feed begins at the first message that it lacks instead of at the stream's first.
         let _ = watch.attach().await;
         following.spawn(tail_feed.run(stop.clone()));
         watch.run(stop).await;

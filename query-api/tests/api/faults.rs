@@ -1,9 +1,18 @@
 //! What breaks, and how the service goes on.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use plimsoll_nats::{NatsConfig, testing::eventually};
-use plimsoll_query_api::{QueryApiConfig, QueryApiError};
+use plimsoll_lake::{LakeConfig, LakeReader, Tail, query::ReaderLimits};
+use plimsoll_nats::{
+    NatsConfig, streams,
+    testing::{TestServer, eventually},
+};
+use plimsoll_query_api::{
+    QueryApiConfig, QueryApiError,
+    feed::{Feed, FeedState},
+    metrics::Metrics,
+};
+use plimsoll_service::ops::Ops;
 use reqwest::Method;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +71,27 @@ async fn a_wiped_broker_begins_another_life() {
     harness.commit().await;
     harness.counted(4).await;
     harness.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_is_read_anew_when_positions_go_back() {
+    let broker = TestServer::start().await;
+    let client = broker.client().await;
+    streams::declare(&client, &broker.config()).await.expect("declared");
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let limits = ReaderLimits { connections: NonZeroUsize::MIN, timeout: PATIENCE };
+    let reader = Arc::new(LakeReader::new(&LakeConfig::embedded(dir.path()), limits).expect("opens"));
+    let (tail, state) = (Arc::new(Tail::new(usize::MAX)), Arc::new(FeedState::default()));
+    let feed = Feed::new(client, reader, tail, Arc::clone(&state), Metrics::register(&Ops::default()));
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(feed.run(shutdown.clone()));
+    let current = async || eventually("the feed", PATIENCE, async || state.is_current().then_some(())).await;
+    current().await;
+    state.rewind();
+    assert!(!state.is_current());
+    current().await;
+    shutdown.cancel();
+    running.await.expect("no panic");
 }
 
 #[tokio::test(flavor = "multi_thread")]
