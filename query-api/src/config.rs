@@ -18,6 +18,8 @@ pub struct QueryApiConfig {
     /// Address of the HTTP endpoints; default `127.0.0.1:8080`. Whoever reaches it may read everything and change rules.
     pub http: SocketAddr,
     /// Names that requests may ask for in the header `Host`, beside IP addresses and `localhost`; default none. Without ports.
+    /// A variable separates them by commas.
+    #[serde(deserialize_with = "plimsoll_service::config::list")]
     pub allowed_hosts: Vec<String>,
     /// Most bytes of samples that are held in memory until the lake contains them, roughly; default 256 MiB.
     pub tail_max_bytes: usize,
@@ -80,6 +82,14 @@ mod tests {
         let problems = config.problems();
         assert!(problems.iter().any(|problem| problem.starts_with("`nats.url`")), "{problems:?}");
         assert!(problems.iter().any(|problem| problem.starts_with("`lake.catalog`")), "{problems:?}");
+    }
+
+    #[test]
+    fn allowed_hosts_are_a_list_or_a_text_with_commas() {
+        for text in [r#"{"allowed_hosts": ["a.example", "b"]}"#, r#"{"allowed_hosts": "a.example, b"}"#] {
+            let config: QueryApiConfig = serde_json::from_str(text).expect("valid");
+            assert_eq!(config.allowed_hosts, ["a.example", "b"]);
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ struct Args {
 const KEYS: &str = "\
 Keys of the configuration file, their variables and defaults:
   http              PLIMSOLL_QUERY_API__HTTP             127.0.0.1:8080
-  allowed_hosts     PLIMSOLL_QUERY_API__ALLOWED_HOSTS    [] (names in the header Host, beside IP addresses and localhost)
+  allowed_hosts     PLIMSOLL_QUERY_API__ALLOWED_HOSTS    [] (names in the header Host, separated by commas,
+                                                         beside IP addresses and localhost)
   tail_max_bytes    PLIMSOLL_QUERY_API__TAIL_MAX_BYTES   268435456 (256 MiB)
   query_timeout     PLIMSOLL_QUERY_API__QUERY_TIMEOUT    30s
   connections       PLIMSOLL_QUERY_API__CONNECTIONS      4

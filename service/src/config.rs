@@ -12,7 +12,7 @@ use figment::{
     util::nest,
     value::{Dict, Map, Value},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// Why a configuration is not accepted. The text names every problem found.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +187,22 @@ fn describe(error: figment::Error) -> String {
         (false, true) => format!("`{key}`: {what}"),
         (false, false) => format!("`{key}`: {what} (from {place})"),
     }
+}
+
+/// Reads a list of texts from a TOML list, or from one text separated by commas, as a variable holds it.
+///
+/// For `#[serde(deserialize_with = "plimsoll_service::config::list")]`.
+pub fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum List {
+        Text(String),
+        Texts(Vec<String>),
+    }
+    Ok(match List::deserialize(deserializer)? {
+        List::Text(text) => text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect(),
+        List::Texts(texts) => texts,
+    })
 }
 
 #[cfg(test)]
