@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Flags for `make up`, such as ARGS="--config plimsoll.toml".
 ARGS ?=
+# What `make build` builds: `release`, or `dist` for what is shipped, smaller and slower to build.
+PROFILE ?= release
 
 # $(call stage,heading): says what comes next, so that a failure is under its heading.
 stage = printf '\n== %s\n' '$(1)'
@@ -22,12 +24,12 @@ tools: ## Fetch libduckdb, its extensions and nats-server, once
 	scripts/fetch-tools
 
 .PHONY: build
-build: ## Build all binaries for release; needs `make tools` once
-	@cargo build --release --locked --workspace --bins
+build: ## Build all binaries; PROFILE=dist for what is shipped; needs `make tools` once
+	@cargo build --profile '$(PROFILE)' --locked --workspace --bins
 
 .PHONY: up
 up: tools build ## Build and run everything on this machine; ARGS="…" goes to `plimsoll up`
-	@exec '$(TARGET_DIR)/release/plimsoll' up $(ARGS)
+	@exec '$(TARGET_DIR)/$(PROFILE)/plimsoll' up $(ARGS)
 
 .PHONY: test
 test: tools ## Run every check that CI runs
