@@ -276,9 +276,9 @@ impl Services {
             let stop = stop_agent.clone();
             agent.spawn(async move { Ok(plimsoll_agent::run(agent_config, stop).await?) });
         }
-        let (of_ingest, ops_ingest, stop) = (client.clone(), ops.clone(), stop_workers.clone());
+        let (of_ingest, ops_ingest, stop) = (client.clone(), ops.scoped("ingest"), stop_workers.clone());
         workers.spawn(async move { Ok(plimsoll_ingest::run_with(ingest, of_ingest, ops_ingest, stop).await?) });
-        let (of_alerts, ops_alerts, stop) = (client.clone(), ops.clone(), stop_workers.clone());
+        let (of_alerts, ops_alerts, stop) = (client.clone(), ops.scoped("alert worker"), stop_workers.clone());
         workers.spawn(async move { Ok(plimsoll_alert_worker::run_with(of_alerts, nats, ops_alerts, stop).await?) });
         let (of_api, stop) = (client.clone(), stop_workers.clone());
         workers.spawn(async move { Ok(plimsoll_query_api::run_with(query_api, of_api, ops, listener, stop).await?) });

@@ -2,7 +2,10 @@
 
 mod server;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use axum::{
     Router,
@@ -15,30 +18,48 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 
 pub use server::{ServeError, ServeLimits, bind, serve, serve_within};
 
-/// What keeps a worker from being ready; empty reasons mean ready.
+/// What keeps a process from being ready; empty reasons mean ready.
+///
+/// Clones share the reasons. Services in one process tell theirs apart by a scope each.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<std::collections::BTreeMap<&'static str, String>>>);
+pub struct Readiness {
+    scope: &'static str,
+    reasons: Arc<Mutex<BTreeMap<(&'static str, &'static str), String>>>,
+}
 
 impl Readiness {
+    /// The same reasons, where those told here are a service's own.
+    #[must_use]
+    pub fn scoped(&self, scope: &'static str) -> Self {
+        Self { scope, reasons: Arc::clone(&self.reasons) }
+    }
+
     /// Says that `part` is not ready, and why.
     pub fn fail(&self, part: &'static str, reason: impl Into<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, reason.into());
+        self.lock().insert((self.scope, part), reason.into());
     }
 
     /// Says that `part` is ready.
     pub fn clear(&self, part: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+        self.lock().remove(&(self.scope, part));
     }
 
-    /// Whether nothing stands in the way.
+    /// Whether nothing stands in the way, in any scope.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.lock().is_empty()
     }
 
     fn reasons(&self) -> String {
-        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.iter().map(|(part, reason)| format!("{part}: {reason}\n")).collect()
+        let line = |((scope, part), reason): (&(&str, &str), &String)| {
+            let space = if scope.is_empty() { "" } else { " " };
+            format!("{scope}{space}{part}: {reason}\n")
+        };
+        self.lock().iter().map(line).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(&'static str, &'static str), String>> {
+        self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,6 +72,12 @@ pub struct Ops {
 }
 
 impl Ops {
+    /// The same endpoints for one of several services: its readiness is its own part of the whole.
+    #[must_use]
+    pub fn scoped(&self, service: &'static str) -> Self {
+        Self { readiness: self.readiness.scoped(service), registry: Arc::clone(&self.registry) }
+    }
+
     /// Adds metrics under the prefix of the service, such as `plimsoll_ingest`.
     pub fn register<T>(&self, prefix: &'static str, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(self.registry.lock().unwrap_or_else(PoisonError::into_inner).sub_registry_with_prefix(prefix))
@@ -83,5 +110,25 @@ async fn metrics(State(ops): State<Ops>) -> Response {
             ([(header::CONTENT_TYPE, format)], text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_do_not_clear_each_others_reasons() {
+        let ops = Ops::default();
+        let (ingest, api) = (ops.scoped("ingest"), ops.scoped("query API"));
+        ingest.readiness.fail("lake", "opening");
+        api.readiness.fail("lake", "not attached yet");
+        ingest.readiness.clear("lake");
+        assert!(!ops.readiness.is_ready() && !ingest.readiness.is_ready());
+        assert_eq!(ops.readiness.reasons(), "query API lake: not attached yet\n");
+        api.readiness.clear("lake");
+        assert!(ops.readiness.is_ready());
+        ops.readiness.fail("broker", "connecting");
+        assert_eq!(ops.readiness.reasons(), "broker: connecting\n");
     }
 }
