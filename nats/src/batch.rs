@@ -308,23 +308,28 @@ fn decode_wire(bytes: &[u8]) -> Result<WireIn, DecodeError> {
     if bytes.len() > MAX_DECODED_BYTES {
         return Err(DecodeError::TooLarge);
     }
-    // The version is read on its own first: a later version may have changed everything else.
-    #[derive(Deserialize)]
-    struct Version {
-        v: u64,
-    }
-    let version: Version = rmp_serde::from_slice(bytes).map_err(DecodeError::MessagePack)?;
-    if version.v != VERSION {
-        return Err(DecodeError::Version { version: version.v });
-    }
     let mut deserializer = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
-    let wire = WireIn::deserialize(&mut deserializer).map_err(DecodeError::MessagePack)?;
-    debug_assert_eq!(wire.v, VERSION);
+    let wire = WireIn::deserialize(&mut deserializer).map_err(|error| other_version(bytes, error))?;
+    if wire.v != VERSION {
+        return Err(DecodeError::Version { version: wire.v });
+    }
     let read = usize::try_from(deserializer.position()).unwrap_or(usize::MAX);
     if read < bytes.len() {
         return Err(DecodeError::TrailingBytes { count: bytes.len() - read });
     }
     Ok(wire)
+}
+
+/// Why a map does not have this version's layout: a later version may have changed everything but the version itself.
+fn other_version(bytes: &[u8], error: rmp_serde::decode::Error) -> DecodeError {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
+    }
+    match rmp_serde::from_slice::<Version>(bytes) {
+        Ok(Version { v }) if v != VERSION => DecodeError::Version { version: v },
+        _ => DecodeError::MessagePack(error),
+    }
 }
 
 fn validate_column(name: &Name, found: usize, expected: usize) -> Result<(), DecodeError> {

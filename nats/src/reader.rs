@@ -333,15 +333,16 @@ impl<S: StartSource> PartitionReader<S> {
             suspected = false;
             let pin = pin_of(&message);
             let info = message.info().map_err(SessionError::Delivery)?;
-            let sequence = Sequence(info.stream_sequence);
+            let (sequence, pending) = (Sequence(info.stream_sequence), info.pending);
+            let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
             delivered += 1;
-            if info.consumer_sequence != delivered || (delivered > 1 && pin != self.pin) {
+            if info.consumer_sequence != delivered || (delivered > 1 && pin != self.pin.as_deref()) {
                 // Messages went elsewhere: to another client, or to a connection that was cut.
-                self.pin = pin;
+                self.pin = pin.map(str::to_owned);
                 return Ok(SessionEnd::Lost);
             }
             if delivered == 1 {
-                self.pin = pin;
+                self.pin = pin.map(str::to_owned);
                 if !self.still_starts_at(&taken).await? {
                     return Ok(SessionEnd::Lost);
                 }
@@ -355,7 +356,8 @@ impl<S: StartSource> PartitionReader<S> {
                 continue;
             }
             last = sequence;
-            let stored = self.stored(message, taken.incarnation)?;
+            let (partition, incarnation) = (self.partition, taken.incarnation);
+            let stored = StoredMessage { partition, incarnation, sequence, stored_ms, pending, message };
             if events.send(ReaderEvent::Message(stored)).await.is_err() {
                 return Ok(SessionEnd::Stop);
             }
@@ -371,13 +373,6 @@ impl<S: StartSource> PartitionReader<S> {
             .messages()
             .await
             .map_err(|error| SessionError::Pull(error.into()))
-    }
-
-    fn stored(&self, message: jetstream::Message, incarnation: Incarnation) -> Result<StoredMessage, SessionError> {
-        let info = message.info().map_err(SessionError::Delivery)?;
-        let (sequence, pending) = (Sequence(info.stream_sequence), info.pending);
-        let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        Ok(StoredMessage { partition: self.partition, incarnation, sequence, stored_ms, pending, message })
     }
 
     /// Whether the consumer is the one that this reader took, gives its messages to nobody else, and is pulled from. Messages
@@ -479,8 +474,8 @@ fn arrived(messages: &mut pull::Stream) -> Option<jetstream::Message> {
     messages.next().now_or_never()??.ok()
 }
 
-fn pin_of(message: &jetstream::Message) -> Option<String> {
+fn pin_of(message: &jetstream::Message) -> Option<&str> {
     let headers = message.headers.as_ref()?;
     // A publisher may have sent a header of that name; the broker's own comes last.
-    headers.get_last(async_nats::header::NATS_PIN_ID).map(|pin| pin.as_str().to_owned())
+    headers.get_last(async_nats::header::NATS_PIN_ID).map(|pin| pin.as_str())
 }

@@ -103,6 +103,7 @@ fn a_compressed_batch_is_read_and_a_bomb_is_not() {
 fn every_refusal_says_what_was_expected() {
     for (changes, words) in [
         (json!({"v": 2}), "version 2 is not supported"),
+        (json!({"v": 2, "fields": null, "times": "later"}), "version 2 is not supported"),
         (json!({"v": null}), "missing field `v`"),
         (json!({"fields": null}), "missing field `fields`"),
         (json!({"host": "web-2"}), "host `web-2` differs from the subject's `web-1`"),
