@@ -7,12 +7,10 @@ use plimsoll_nats::{
     async_nats::jetstream::kv,
     dead::chain,
     host::{HostRecord, Inventory},
-    streams,
+    now_ms, streams,
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-
-use crate::schedule::now_ms;
 
 /// How often the record is written.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);

@@ -2,13 +2,12 @@
 
 use std::{thread::sleep, time::Duration};
 
-use plimsoll_nats::dead::chain;
+use plimsoll_nats::{dead::chain, now_ms};
 use serde_json::{Map, Value, json};
 
 use crate::{
     collectors::{CollectError, Collector, CollectorKind, KINDS},
     rows::{Columns, Rows},
-    schedule::now_ms,
 };
 
 /// How long the rates of the sample are measured.

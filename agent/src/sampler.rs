@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plimsoll_nats::dead::chain;
+use plimsoll_nats::{dead::chain, now_ms};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,7 @@ use crate::{
     collectors::{CollectError, Collector, CollectorKind},
     encoder::Encoder,
     rows::{Columns, Rows},
-    schedule::{Decision, Schedule, now_ms},
+    schedule::{Decision, Schedule},
 };
 
 /// One collector with its schedule, on a task of its own: a slow one delays no other.

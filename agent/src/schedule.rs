@@ -1,6 +1,6 @@
 //! When to take a sample: at the multiples of the interval in wall time.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Longest sleep before the clock is looked at again, so that a step of the clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
@@ -58,13 +58,6 @@ impl Schedule {
     fn is_patient(&self, last: i64, now_ms: i64) -> bool {
         last - now_ms <= PATIENCE_MS.max(self.interval_ms)
     }
-}
-
-/// The wall clock, in Unix ms.
-#[must_use]
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use plimsoll_nats::{
     Client, Incarnation, PartitionId,
     alert::{AlertState, state_key},
+    now_ms,
     reader::{ReaderEvent, Start, StartError, StartSource},
     subject,
 };
@@ -296,10 +297,4 @@ impl Worker {
             partition.ack().await;
         }
     }
-}
-
-/// Unix time in ms by this machine's clock.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    millis(since)
 }

@@ -19,14 +19,6 @@ pub struct HostRecord {
     pub inventory: Inventory,
 }
 
-impl HostRecord {
-    /// Whether the agent has written or sampled recently enough, at `now_ms`.
-    #[must_use]
-    pub fn is_online(&self, now_ms: i64) -> bool {
-        now_ms - self.last_seen_ms <= 3 * self.heartbeat_ms
-    }
-}
-
 /// What a host is made of. Every part may be unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

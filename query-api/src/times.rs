@@ -15,12 +15,6 @@ const LEAST_MS: f64 = 1e11;
 /// The last millisecond that [`Timestamp`] holds, 9999-12-30T22:00:00.999Z: in no time zone is it later than the year 9999.
 const MAX_MS: i64 = 253_402_207_200_999;
 
-/// The present, in Unix ms.
-#[must_use]
-pub fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
-}
-
 /// A time in Unix ms, from 1970 to 9999-12-30T22:00:00.999Z; none when the text is not one.
 #[must_use]
 pub fn parse_time(text: &str, now_ms: i64) -> Option<i64> {

@@ -6,15 +6,11 @@ use axum::{Json, extract::State, http::Uri};
 use plimsoll_nats::{
     HostId,
     host::{HostRecord, Inventory},
+    now_ms,
 };
 use serde::Serialize;
 
-use crate::{
-    app::App,
-    params::Params,
-    problem::ApiError,
-    times::{now_ms, rfc3339},
-};
+use crate::{app::App, params::Params, problem::ApiError, times::rfc3339};
 
 /// How often an agent is taken to write its record, where the host has none, in ms.
 const DEFAULT_HEARTBEAT_MS: i64 = 30_000;

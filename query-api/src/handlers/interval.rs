@@ -1,8 +1,10 @@
 //! The parameters `from` and `to`.
 
+use plimsoll_nats::now_ms;
+
 use crate::{
     params::Params,
-    times::{EXPECTED_TIME, now_ms, parse_time},
+    times::{EXPECTED_TIME, parse_time},
 };
 
 /// How far back an answer goes when nobody says.

@@ -8,11 +8,11 @@ use std::{
 
 use plimsoll_lake::{CommitOutcome, LakeConfig, LakeWriter, PendingMessage, writer::CommitSet};
 use plimsoll_nats::{
-    Batch, Client, Column, HostId, Name, Position, Sequence, streams,
+    Batch, Client, Column, HostId, Name, Position, Sequence, now_ms, streams,
     subject::{self, MetricSubject},
     testing::{TestServer, eventually},
 };
-use plimsoll_query_api::{QueryApiConfig, QueryApiError, times::now_ms};
+use plimsoll_query_api::{QueryApiConfig, QueryApiError};
 use plimsoll_service::ops::Ops;
 use reqwest::{Response, StatusCode};
 use serde_json::Value;

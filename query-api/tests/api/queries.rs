@@ -11,10 +11,10 @@ use std::{
 use plimsoll_nats::{
     Batch,
     host::{HostRecord, Inventory},
-    streams,
+    now_ms, streams,
     testing::eventually,
 };
-use plimsoll_query_api::{QueryApiConfig, times::now_ms};
+use plimsoll_query_api::QueryApiConfig;
 use plimsoll_service::ops::Ops;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
