@@ -13,6 +13,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub struct Awaited {
     /// The host that sends it.
     pub host: HostId,
+    /// Unix time in ms from which on it was taken: what an earlier start has stored does not count.
+    pub since_ms: i64,
     /// The measurements that it may be of.
     pub measurements: Vec<&'static str>,
 }
@@ -39,7 +41,8 @@ pub async fn first_answer(http: SocketAddr, awaited: Option<&Awaited>, shutdown:
 
 async fn has_sample(client: &Client, http: SocketAddr, awaited: &Awaited) -> bool {
     for measurement in &awaited.measurements {
-        let url = format!("http://{http}/api/stats/{}?measurement={measurement}&from=-5m", awaited.host);
+        let url =
+            format!("http://{http}/api/stats/{}?measurement={measurement}&from={}", awaited.host, awaited.since_ms);
         let Some(response) = get(client, &url).await else { continue };
         let Ok(answer) = response.json::<serde_json::Value>().await else { continue };
         if answer["series"].as_array().is_some_and(|series| !series.is_empty()) {

@@ -13,7 +13,7 @@ use plimsoll_agent::{AgentConfig, AgentError};
 use plimsoll_alert_worker::{AlertWorkerConfig, AlertWorkerError};
 use plimsoll_ingest::{IngestConfig, IngestError};
 use plimsoll_lake::LakeConfig;
-use plimsoll_nats::{Client, ConnectError, NatsConfig, dead::chain};
+use plimsoll_nats::{Client, ConnectError, NatsConfig, dead::chain, now_ms};
 use plimsoll_query_api::{QueryApiConfig, QueryApiError};
 use plimsoll_service::{
     config::{ConfigError, Layers, Validate},
@@ -245,7 +245,7 @@ async fn run_services(
 fn first_sample(agent: &AgentConfig) -> Option<Awaited> {
     let enabled = agent.collectors.all().into_iter().filter(|(_, collector)| collector.enabled);
     let measurements: Vec<_> = enabled.map(|(name, _)| name).collect();
-    (!measurements.is_empty()).then_some(Awaited { host: agent.host_id().ok()?, measurements })
+    (!measurements.is_empty()).then_some(Awaited { host: agent.host_id().ok()?, since_ms: now_ms(), measurements })
 }
 
 /// Prints `ready http://…` once the first sample can be queried.

@@ -18,6 +18,12 @@ fn lake_number(data: &Path, sql: &str) -> i64 {
     lake.connection().query_row(sql, [], |row| row.get(0)).expect("a number")
 }
 
+/// How many samples of `load` are committed; none also before the first commit has made the table.
+fn committed(data: &Path) -> i64 {
+    let lake = Lake::open(&LakeConfig::embedded(&data.join("lake")), Access::Read).expect("a lake");
+    lake.connection().query_row("SELECT count(*) FROM lake.load", [], |row| row.get(0)).unwrap_or(0)
+}
+
 /// How many nats-servers run on a data folder's store.
 fn brokers(data: &Path) -> usize {
     let conf = data.canonicalize().expect("a folder").join("nats/run/nats-server.conf");
@@ -94,11 +100,19 @@ async fn a_killed_process_and_a_killed_broker_lose_and_double_nothing() {
         (up.count(&host, "load", "load1").await >= before + 5).then_some(())
     })
     .await;
+    // Ingest gets its partitions back once the broker has given up on the clients of its former life.
+    eventually("commits after the broker's death", LIMIT, async || {
+        (committed(data.path()) >= before + 5).then_some(())
+    })
+    .await;
     let ports = up.ports;
     drop(up); // SIGKILL
     assert_eq!(brokers(data.path()), 1, "the broker has outlived its parent");
+    let kept = committed(data.path());
     let up = Up::start_on(data.path(), ports, &[], &flags).await;
     assert_eq!(brokers(data.path()), 1, "one broker to a store");
+    eventually("commits after the process's death", LIMIT, async || (committed(data.path()) > kept + 3).then_some(()))
+        .await;
     up.process.stop().await;
     assert_eq!(brokers(data.path()), 0);
     assert_eq!(lake_number(data.path(), "SELECT count(*) - count(DISTINCT ts) FROM lake.load"), 0, "none twice");
