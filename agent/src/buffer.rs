@@ -11,7 +11,7 @@ use std::{
 use plimsoll_nats::Name;
 use tokio::sync::Notify;
 
-use crate::encoder::Message;
+use crate::message::Message;
 
 /// What an entry takes beside its payload, roughly.
 const ENTRY_BYTES: usize = 96;
@@ -227,12 +227,14 @@ impl SharedBuffer {
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
+    use ulid::Ulid;
 
     use super::*;
 
     fn message(measurement: &str, seq: u64, bytes: usize) -> Message {
         Message {
             measurement: Name::parse(measurement).unwrap(),
+            epoch: Ulid::nil(),
             seq,
             compressed: false,
             payload: Bytes::from(vec![0; bytes]),

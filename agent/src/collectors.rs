@@ -1,19 +1,27 @@
-//! What reads the host: one collector a measurement.
+//! What reads the host: one collector a measurement, or a few that come from one reading.
 //!
 //! Each separates reading from a pure `parse`, and keeps what rates need of the previous sample.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use plimsoll_nats::catalog::{self, MeasurementSpec};
 
-use crate::rows::Rows;
+use crate::{context::Context, rows::Tables};
 
+#[cfg(target_os = "linux")]
+pub mod container;
 #[cfg(target_os = "linux")]
 pub mod cpu;
 #[cfg(target_os = "linux")]
+pub mod directory_size;
+#[cfg(target_os = "linux")]
 pub mod diskio;
 #[cfg(target_os = "linux")]
+pub mod fan;
+#[cfg(target_os = "linux")]
 pub mod filesystem;
+#[cfg(target_os = "linux")]
+pub mod gpu;
 #[cfg(target_os = "linux")]
 pub mod load;
 #[cfg(target_os = "linux")]
@@ -21,17 +29,34 @@ pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod network;
 #[cfg(target_os = "linux")]
+pub mod power;
+#[cfg(target_os = "linux")]
+pub mod pressure;
+#[cfg(target_os = "linux")]
 mod proc_file;
 #[cfg(target_os = "linux")]
+pub mod process;
+#[cfg(target_os = "linux")]
+pub mod sockets;
+#[cfg(target_os = "linux")]
 pub mod temperature;
+#[cfg(target_os = "linux")]
+pub mod throttle;
+#[cfg(target_os = "linux")]
+pub mod wifi;
 
-/// Reads one measurement of this host.
+/// Reads some measurements of this host.
 pub trait Collector: Send {
     /// Adds the rows of this moment; none where there is nothing to tell, as at the first reading of a rate.
     ///
-    /// Fails when the source cannot be read or is not of the form that the kernel documents. May block for as long as a
-    /// slow device takes to answer.
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError>;
+    /// Fails when the source cannot be read or is not of the form that the kernel documents.
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError>;
+
+    /// What this collector cannot tell on this host and why, one sentence each, as known after a reading: hardware that is not
+    /// there, a permission that is missing. Empty where it tells everything.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Why a measurement could not be read.
@@ -53,6 +78,14 @@ pub enum CollectError {
         /// Where and what.
         source: ParseError,
     },
+    /// A library or service could not be asked.
+    #[error("failed to ask {what}")]
+    Ask {
+        /// What was asked, such as `NVML`.
+        what: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A thread could not be started.
     #[error("failed to start a thread for `{path}`")]
     Thread {
@@ -73,41 +106,174 @@ pub struct ParseError {
     pub expected: &'static str,
 }
 
+/// Whether a collector may wait for what it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Reads what the kernel answers at once; shares a thread with others of its kind.
+    Hot,
+    /// May wait for a device, a library or a long walk; has a thread of its own while it reads.
+    Slow,
+}
+
 /// A collector that this build has.
 #[derive(Debug, Clone, Copy)]
 pub struct CollectorKind {
-    /// The collector's name, which is also its measurement's.
+    /// The collector's name, by which it is configured.
     pub name: &'static str,
-    pub(crate) open: fn() -> Box<dyn Collector>,
+    /// The measurements that it yields.
+    pub measurements: &'static [&'static str],
+    /// Whether it may wait.
+    pub pace: Pace,
+    /// Time between two samples unless the collector's own setting says otherwise; none takes the agent's `interval`.
+    pub interval: Option<Duration>,
+    pub(crate) open: fn(&Context) -> Box<dyn Collector>,
 }
 
 impl CollectorKind {
     /// A collector that has not read anything yet.
     #[must_use]
-    pub fn open(&self) -> Box<dyn Collector> {
-        (self.open)()
+    pub fn open(&self, context: &Context) -> Box<dyn Collector> {
+        (self.open)(context)
     }
 
-    /// The catalog's description of what this collector yields.
+    /// The catalog's descriptions of what this collector yields.
     ///
     /// # Panics
-    /// Never: a test opens every collector's entry in the catalog.
+    /// Never: a test opens every collector's entries in the catalog.
+    pub fn specs(&self) -> impl Iterator<Item = &'static MeasurementSpec> {
+        let spec = |name: &&str| catalog::measurement(name).expect("collectors yield measurements of the catalog");
+        self.measurements.iter().map(spec)
+    }
+
+    /// No rows of what this collector yields.
     #[must_use]
-    pub fn spec(&self) -> &'static MeasurementSpec {
-        catalog::measurement(self.name).expect("every collector is named for a measurement of the catalog")
+    pub fn tables(&self) -> Tables {
+        Tables::new(self.specs())
     }
 }
 
-/// Every collector of this platform, by name.
+/// Every collector of this platform.
 #[cfg(target_os = "linux")]
 pub const KINDS: &[CollectorKind] = &[
-    CollectorKind { name: "cpu", open: || Box::new(cpu::Cpu::default()) },
-    CollectorKind { name: "memory", open: || Box::new(memory::Memory::default()) },
-    CollectorKind { name: "load", open: || Box::new(load::Load::default()) },
-    CollectorKind { name: "filesystem", open: || Box::new(filesystem::Filesystem::default()) },
-    CollectorKind { name: "diskio", open: || Box::new(diskio::DiskIo::default()) },
-    CollectorKind { name: "network", open: || Box::new(network::Network::default()) },
-    CollectorKind { name: "temperature", open: || Box::new(temperature::Temperature::default()) },
+    CollectorKind {
+        name: "cpu",
+        measurements: &["cpu"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(cpu::Cpu::new(context)),
+    },
+    CollectorKind {
+        name: "pressure",
+        measurements: &["pressure"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(pressure::Pressure::new(context)),
+    },
+    CollectorKind {
+        name: "memory",
+        measurements: &["memory"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(memory::Memory::new(context)),
+    },
+    CollectorKind {
+        name: "load",
+        measurements: &["load"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(load::Load::new(context)),
+    },
+    CollectorKind {
+        name: "filesystem",
+        measurements: &["filesystem"],
+        pace: Pace::Slow,
+        interval: None,
+        open: |context| Box::new(filesystem::Filesystem::new(context)),
+    },
+    CollectorKind {
+        name: "diskio",
+        measurements: &["diskio"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(diskio::DiskIo::new(context)),
+    },
+    CollectorKind {
+        name: "directory_size",
+        measurements: &["directory_size"],
+        pace: Pace::Slow,
+        interval: Some(Duration::from_secs(300)),
+        open: |context| Box::new(directory_size::DirectorySize::new(context)),
+    },
+    CollectorKind {
+        name: "network",
+        measurements: &["network"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(network::Network::new(context)),
+    },
+    CollectorKind {
+        name: "wifi",
+        measurements: &["wifi"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(wifi::Wifi::new(context)),
+    },
+    CollectorKind {
+        name: "sockets",
+        measurements: &["sockets"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(sockets::Sockets::new(context)),
+    },
+    CollectorKind {
+        name: "temperature",
+        measurements: &["temperature"],
+        pace: Pace::Slow,
+        interval: None,
+        open: |context| Box::new(temperature::Temperature::new(context)),
+    },
+    CollectorKind {
+        name: "fan",
+        measurements: &["fan"],
+        pace: Pace::Slow,
+        interval: None,
+        open: |context| Box::new(fan::Fan::new(context)),
+    },
+    CollectorKind {
+        name: "power",
+        measurements: &["power"],
+        pace: Pace::Slow,
+        interval: None,
+        open: |context| Box::new(power::Power::new(context)),
+    },
+    CollectorKind {
+        name: "throttle",
+        measurements: &["throttle"],
+        pace: Pace::Hot,
+        interval: None,
+        open: |context| Box::new(throttle::Throttle::new(context)),
+    },
+    CollectorKind {
+        name: "gpu",
+        measurements: &["gpu", "gpu_process"],
+        pace: Pace::Slow,
+        interval: None,
+        open: |context| Box::new(gpu::Gpu::new(context)),
+    },
+    CollectorKind {
+        name: "process",
+        measurements: &["process", "processes"],
+        pace: Pace::Slow,
+        interval: Some(Duration::from_secs(5)),
+        open: |context| Box::new(process::Processes::new(context)),
+    },
+    CollectorKind {
+        name: "container",
+        measurements: &["container"],
+        pace: Pace::Slow,
+        interval: Some(Duration::from_secs(5)),
+        open: |context| Box::new(container::Containers::new(context)),
+    },
 ];
 
 /// Every collector of this platform: none, as all of them read what only Linux has.
@@ -123,35 +289,40 @@ mod tests {
     #[test]
     fn every_collector_reads_this_host_and_yields_what_the_catalog_says() {
         for kind in KINDS {
-            let mut rows = Rows::new(kind.spec());
-            let mut collector = kind.open();
-            collector.collect(&mut rows).unwrap();
-            rows.take();
+            let mut tables = kind.tables();
+            let mut collector = kind.open(&Context::default());
+            collector.collect(&mut tables).unwrap();
+            tables.iter_mut().for_each(|rows| drop(rows.take()));
             // Long enough for the kernel's counters to move by some of their 10 ms ticks.
             sleep(Duration::from_millis(60));
-            collector.collect(&mut rows).unwrap();
+            collector.collect(&mut tables).unwrap();
             // Sensors, and in a sandbox also disks and interfaces, may be absent.
             let certain = matches!(kind.name, "cpu" | "memory" | "load" | "filesystem");
-            assert!(!rows.is_empty() || !certain, "{}", kind.name);
-            let columns = rows.take();
-            let tags: Vec<&str> = columns.tags.keys().map(|name| &**name).collect();
-            let mut expected: Vec<&str> = kind.spec().tags.iter().map(|tag| tag.name).collect();
-            expected.sort_unstable();
-            assert_eq!(tags, expected, "tags of {}", kind.name);
-            assert_eq!(columns.fields.len(), kind.spec().fields.len(), "fields of {}", kind.name);
-            for field in kind.spec().fields {
-                let column = &columns.fields[field.name];
-                assert_eq!(column.field_type(), field.field_type, "{}.{}", kind.name, field.name);
+            for spec in kind.specs() {
+                let rows = tables.of(spec.name);
+                assert!(!rows.is_empty() || !certain, "{}", spec.name);
+                let columns = rows.take();
+                let tags: Vec<&str> = columns.tags.keys().map(|name| &**name).collect();
+                let mut expected: Vec<&str> = spec.tags.iter().map(|tag| tag.name).collect();
+                expected.sort_unstable();
+                assert_eq!(tags, expected, "tags of {}", spec.name);
+                assert_eq!(columns.fields.len(), spec.fields.len(), "fields of {}", spec.name);
+                for field in spec.fields {
+                    let column = &columns.fields[field.name];
+                    assert_eq!(column.field_type(), field.field_type, "{}.{}", spec.name, field.name);
+                }
             }
         }
     }
 
     #[test]
-    fn the_catalog_has_nothing_that_no_collector_reads() {
-        let mut kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    fn every_measurement_of_the_catalog_is_read_by_one_collector() {
+        let mut read: Vec<&str> = KINDS.iter().flat_map(|kind| kind.measurements).copied().collect();
+        // The agent tells it of itself.
+        read.push("agent");
         let mut measurements: Vec<&str> = catalog::MEASUREMENTS.iter().map(|spec| spec.name).collect();
-        kinds.sort_unstable();
+        read.sort_unstable();
         measurements.sort_unstable();
-        assert_eq!(kinds, measurements);
+        assert_eq!(read, measurements);
     }
 }

@@ -1,10 +1,25 @@
 //! The agent's configuration.
 
-use std::time::Duration;
+mod collectors;
+mod custom;
+mod delivery;
+mod update;
+
+use std::{path::PathBuf, time::Duration};
 
 use plimsoll_nats::{HostId, NameError, NatsConfig};
 use plimsoll_service::config::Validate;
 use serde::Deserialize;
+
+pub use self::{
+    collectors::{
+        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, ProcessConfig,
+    },
+    custom::{ExecConfig, ExecFormat, ListenConfig, ScrapeConfig},
+    delivery::{BatchConfig, Profile, SpoolConfig},
+    update::UpdateConfig,
+};
+use crate::{collectors::CollectorKind, context::HostPaths};
 
 /// Shortest interval between two samples.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -19,13 +34,32 @@ pub const MIN_BUFFER_BYTES: usize = 1024 * 1024;
 pub struct AgentConfig {
     /// Id of this host; default the host name with other characters replaced by `-`.
     pub host: Option<String>,
-    /// Time between two samples of a collector that sets none of its own; default 1 s.
+    /// Defaults for the kind of host; default `standard`.
+    pub profile: Profile,
+    /// Time between two samples of a collector that sets none of its own; default the profile's, 1 s or 10 s.
     #[serde(with = "humantime_serde")]
-    pub interval: Duration,
+    pub interval: Option<Duration>,
+    /// Folder in which the host's root file system is seen, with its `/proc` and `/sys`; default `/`.
+    pub host_root: PathBuf,
+    /// Folder for what outlives the agent: the spool and its notes; default `$STATE_DIRECTORY`, else
+    /// `/var/lib/plimsoll-agent` where that can be written, else `~/.local/state/plimsoll-agent`.
+    pub state_dir: Option<PathBuf>,
     /// Bytes of encoded batches kept in memory while the broker is away; default 64 MiB. The oldest go first.
     pub buffer_bytes: usize,
+    /// How samples are put together for the broker.
+    pub batch: BatchConfig,
+    /// Where samples wait on disk while the broker is away.
+    pub spool: SpoolConfig,
     /// What to read, and how often.
     pub collectors: CollectorsConfig,
+    /// Commands whose output is sampled.
+    pub exec: Vec<ExecConfig>,
+    /// Prometheus exporters that are sampled.
+    pub scrape: Vec<ScrapeConfig>,
+    /// Where programs of this host hand over samples of their own.
+    pub listen: ListenConfig,
+    /// How the agent replaces itself.
+    pub update: UpdateConfig,
     /// How to reach the broker.
     pub nats: NatsConfig,
 }
@@ -34,64 +68,20 @@ impl Default for AgentConfig {
     fn default() -> Self {
         Self {
             host: None,
-            interval: Duration::from_secs(1),
+            profile: Profile::default(),
+            interval: None,
+            host_root: "/".into(),
+            state_dir: None,
             buffer_bytes: 64 * 1024 * 1024,
+            batch: BatchConfig::default(),
+            spool: SpoolConfig::default(),
             collectors: CollectorsConfig::default(),
+            exec: Vec::new(),
+            scrape: Vec::new(),
+            listen: ListenConfig::default(),
+            update: UpdateConfig::default(),
             nats: NatsConfig::default(),
         }
-    }
-}
-
-/// The settings of each collector.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CollectorsConfig {
-    /// Processor time.
-    pub cpu: CollectorConfig,
-    /// Main memory and swap.
-    pub memory: CollectorConfig,
-    /// Load averages.
-    pub load: CollectorConfig,
-    /// Space and inodes.
-    pub filesystem: CollectorConfig,
-    /// Block devices.
-    pub diskio: CollectorConfig,
-    /// Network interfaces.
-    pub network: CollectorConfig,
-    /// Temperature sensors.
-    pub temperature: CollectorConfig,
-}
-
-/// The settings of one collector.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CollectorConfig {
-    /// Whether it runs; default true.
-    pub enabled: bool,
-    /// Time between two samples; default the agent's `interval`.
-    #[serde(with = "humantime_serde")]
-    pub interval: Option<Duration>,
-}
-
-impl Default for CollectorConfig {
-    fn default() -> Self {
-        Self { enabled: true, interval: None }
-    }
-}
-
-impl CollectorsConfig {
-    /// Each collector's name and settings.
-    #[must_use]
-    pub fn all(&self) -> [(&'static str, &CollectorConfig); 7] {
-        [
-            ("cpu", &self.cpu),
-            ("memory", &self.memory),
-            ("load", &self.load),
-            ("filesystem", &self.filesystem),
-            ("diskio", &self.diskio),
-            ("network", &self.network),
-            ("temperature", &self.temperature),
-        ]
     }
 }
 
@@ -104,11 +94,20 @@ impl AgentConfig {
         }
     }
 
-    /// The time between two samples of the collector of that name; none when it is switched off.
+    /// Where the host's files are seen.
     #[must_use]
-    pub fn interval_of(&self, collector: &str) -> Option<Duration> {
-        let (_, config) = self.collectors.all().into_iter().find(|(name, _)| *name == collector)?;
-        config.enabled.then(|| config.interval.unwrap_or(self.interval))
+    pub fn paths(&self) -> HostPaths {
+        HostPaths::new(&self.host_root)
+    }
+
+    /// The time between two samples of a collector; none when it is switched off.
+    #[must_use]
+    pub fn interval_of(&self, kind: &CollectorKind) -> Option<Duration> {
+        let (_, config) = self.collectors.all().into_iter().find(|(name, _)| *name == kind.name)?;
+        let default = || self.interval.unwrap_or_else(|| self.profile.interval());
+        config
+            .enabled
+            .then(|| config.interval.unwrap_or_else(|| kind.interval.unwrap_or(Duration::ZERO).max(default())))
     }
 }
 
@@ -123,18 +122,33 @@ impl Validate for AgentConfig {
             .all()
             .into_iter()
             .filter_map(|(name, collector)| Some((format!("collectors.{name}.interval"), collector.interval?)));
-        for (key, interval) in std::iter::once(("interval".to_owned(), self.interval)).chain(own) {
-            if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
-                problems.push(format!("`{key}`: expected 100ms to 1h"));
-            } else if !interval.subsec_nanos().is_multiple_of(1_000_000) {
-                problems.push(format!("`{key}`: expected whole milliseconds"));
-            }
+        for (key, interval) in self.interval.map(|interval| ("interval".to_owned(), interval)).into_iter().chain(own) {
+            problems.extend(interval_problem(&key, interval));
         }
+        if !self.host_root.is_absolute() {
+            problems.push("`host_root`: expected an absolute path".to_owned());
+        }
+        problems.extend(self.batch.problems());
+        problems.extend(self.spool.problems());
+        problems.extend(self.collectors.problems());
+        problems.extend(custom::problems(&self.exec, &self.scrape, &self.listen));
+        problems.extend(self.update.problems());
         if self.buffer_bytes < MIN_BUFFER_BYTES {
             problems.push(format!("`buffer_bytes`: expected at least {MIN_BUFFER_BYTES}"));
         }
         problems.extend(self.nats.problems());
         problems
+    }
+}
+
+/// What is wrong with an interval between samples.
+fn interval_problem(key: &str, interval: Duration) -> Option<String> {
+    if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+        Some(format!("`{key}`: expected 100ms to 1h"))
+    } else if !interval.subsec_nanos().is_multiple_of(1_000_000) {
+        Some(format!("`{key}`: expected whole milliseconds"))
+    } else {
+        None
     }
 }
 
@@ -145,7 +159,11 @@ mod tests {
     use plimsoll_service::config::{ConfigError, load};
 
     use super::*;
-    use crate::collectors;
+    use crate::collectors::KINDS;
+
+    fn interval_of(config: &AgentConfig, name: &str) -> Option<Duration> {
+        config.interval_of(KINDS.iter().find(|kind| kind.name == name).unwrap())
+    }
 
     fn load_text(text: &str) -> Result<AgentConfig, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -157,8 +175,9 @@ mod tests {
     fn defaults_are_valid_and_sample_everything_each_second() {
         let config = load_text("").unwrap();
         assert_eq!(config.problems(), [""; 0]);
-        for kind in collectors::KINDS {
-            assert_eq!(config.interval_of(kind.name), Some(Duration::from_secs(1)), "{}", kind.name);
+        for kind in KINDS {
+            let expected = kind.interval.unwrap_or(Duration::from_secs(1));
+            assert_eq!(config.interval_of(kind), Some(expected), "{}", kind.name);
         }
         assert!(!config.host_id().unwrap().is_empty());
     }
@@ -171,9 +190,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(&*config.host_id().unwrap(), "web-1");
-        assert_eq!(config.interval_of("cpu"), Some(Duration::from_millis(500)));
-        assert_eq!(config.interval_of("memory"), Some(Duration::from_secs(5)));
-        assert_eq!(config.interval_of("load"), None);
+        assert_eq!(interval_of(&config, "cpu"), Some(Duration::from_millis(500)));
+        assert_eq!(interval_of(&config, "memory"), Some(Duration::from_secs(5)));
+        assert_eq!(interval_of(&config, "load"), None);
         assert_eq!(config.nats.url, "nats://broker:4222");
     }
 

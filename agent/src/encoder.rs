@@ -12,7 +12,7 @@ use plimsoll_nats::{
 };
 use ulid::Ulid;
 
-use crate::rows::Columns;
+use crate::{message::Message, rows::Columns};
 
 /// From this size on a batch is compressed: below it, zstd saves less than its header and time cost.
 const COMPRESS_FROM_BYTES: usize = 4 * 1024;
@@ -44,19 +44,6 @@ impl PayloadLimit {
     fn body_bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed).saturating_sub(HEADER_BYTES)
     }
-}
-
-/// An encoded batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// What was sampled.
-    pub measurement: Name,
-    /// The batch's number within this run of the agent and its measurement.
-    pub seq: u64,
-    /// Whether the payload is compressed with zstd.
-    pub compressed: bool,
-    /// The batch as MessagePack.
-    pub payload: Bytes,
 }
 
 /// Encodes and numbers the batches of one measurement.
@@ -129,7 +116,8 @@ impl Encoder {
         };
         let compressed = packed.is_some();
         let payload = Bytes::from(packed.unwrap_or(encoded));
-        let message = Message { measurement: batch.measurement.clone(), seq: batch.seq, compressed, payload };
+        let message =
+            Message { measurement: batch.measurement.clone(), epoch: batch.epoch, seq: batch.seq, compressed, payload };
         (message.payload.len() <= self.limit.body_bytes()).then_some(message)
     }
 }

@@ -1,21 +1,29 @@
 //! The agent: samples this host and pushes the samples to the broker.
 
 pub mod buffer;
+pub mod check;
 pub mod collectors;
 pub mod config;
+pub mod context;
+pub mod custom;
 pub mod encoder;
 pub mod error;
+pub mod events;
 pub mod heartbeat;
 pub mod inventory;
+pub mod message;
 pub mod once;
+pub mod outlet;
 pub mod publisher;
 pub mod rows;
 pub mod sampler;
 pub mod schedule;
+pub mod spool;
+pub mod update;
 
 use std::{sync::Arc, time::Duration};
 
-use plimsoll_nats::{Client, ConnectError, HostId, Name};
+use plimsoll_nats::{Client, ConnectError, HostId};
 use plimsoll_service::config::Validate;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,13 +33,8 @@ pub use config::AgentConfig;
 pub use error::AgentError;
 
 use crate::{
-    buffer::SharedBuffer,
-    collectors::KINDS,
-    encoder::{Encoder, PayloadLimit},
-    heartbeat::Heartbeat,
-    publisher::Publisher,
-    sampler::Sampler,
-    schedule::Schedule,
+    buffer::SharedBuffer, collectors::KINDS, context::Context, encoder::PayloadLimit, events::EventSink,
+    heartbeat::Heartbeat, outlet::Outlet, publisher::Publisher, sampler::Sampler, schedule::Schedule,
 };
 
 /// How long samplers may take to end.
@@ -56,10 +59,11 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let _stop_on_return = stop.clone().drop_guard();
 
     tracing::info!(host.id = %host, epoch = %epoch, version = env!("CARGO_PKG_VERSION"), "agent starts");
-    for (kind, interval) in KINDS.iter().filter_map(|kind| Some((kind, config.interval_of(kind.name)?))) {
-        let measurement = Name::parse(kind.name).expect("a collector's name is a measurement's");
-        let encoder = Encoder::new(host.clone(), measurement, epoch, limit.clone());
-        let sampler = Sampler::new(*kind, Schedule::new(interval), encoder, Arc::clone(&buffer));
+    let outlet = Arc::new(Outlet::new(host.clone(), epoch, limit.clone(), Arc::clone(&buffer)));
+    let context =
+        Context { paths: config.paths(), config: Arc::new(config.collectors.clone()), events: EventSink::default() };
+    for (kind, interval) in KINDS.iter().filter_map(|kind| Some((kind, config.interval_of(kind)?))) {
+        let sampler = Sampler::new(*kind, Schedule::new(interval), context.clone(), Arc::clone(&outlet));
         tasks.spawn(sampler.run(stop.clone()));
     }
 

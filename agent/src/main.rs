@@ -3,7 +3,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use plimsoll_agent::{AgentConfig, AgentError, once};
+use plimsoll_agent::{AgentConfig, AgentError, context::Context, once};
 use plimsoll_service::{
     EXIT_FAILURE, EXIT_USAGE,
     launch::{CommonArgs, fail, launch},
@@ -78,7 +78,7 @@ fn print_once(collectors: &[String]) -> ExitCode {
         Ok(kinds) => kinds,
         Err(error) => return fail(&error, EXIT_USAGE),
     };
-    match writeln!(std::io::stdout(), "{:#}", once::sample(&kinds)) {
+    match writeln!(std::io::stdout(), "{:#}", once::sample(&kinds, &Context::default())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, EXIT_FAILURE),
     }

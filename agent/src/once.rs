@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     collectors::{CollectError, Collector, CollectorKind, KINDS},
-    rows::{Columns, Rows},
+    context::Context,
+    rows::Columns,
 };
 
 /// How long the rates of the sample are measured.
@@ -39,35 +40,33 @@ pub fn select(names: &[String]) -> Result<Vec<CollectorKind>, UnknownCollector> 
 }
 
 /// Reads each collector twice, a second apart, and returns the second reading: by measurement, a list of
-/// `{"ts": <Unix ms>, "tags": {…}, "fields": {…}}`. A collector that fails is logged and has an empty list.
+/// `{"ts": <Unix ms>, "tags": {…}, "fields": {…}}`. A collector that fails is logged and has empty lists.
 #[must_use]
-pub fn sample(kinds: &[CollectorKind]) -> Value {
-    let mut opened: Vec<(CollectorKind, Box<dyn Collector>)> = kinds.iter().map(|kind| (*kind, kind.open())).collect();
+pub fn sample(kinds: &[CollectorKind], context: &Context) -> Value {
+    let mut opened: Vec<(CollectorKind, Box<dyn Collector>)> =
+        kinds.iter().map(|kind| (*kind, kind.open(context))).collect();
     for (kind, collector) in &mut opened {
         // Whatever fails here fails again below, and is reported there.
-        let _ = collector.collect(&mut Rows::new(kind.spec()));
+        let _ = collector.collect(&mut kind.tables());
     }
     sleep(RATE_TIME);
-    let measurements: Map<String, Value> = opened
-        .iter_mut()
-        .map(|(kind, collector)| {
-            let rows = read(*kind, collector.as_mut()).unwrap_or_else(|error| {
-                tracing::error!(collector = kind.name, error = %chain(&error), "collector fails");
-                Vec::new()
-            });
-            (kind.name.to_owned(), rows.into())
-        })
-        .collect();
+    let mut measurements = Map::new();
+    for (kind, collector) in &mut opened {
+        measurements.extend(kind.measurements.iter().map(|name| ((*name).to_owned(), Value::Array(Vec::new()))));
+        match read(*kind, collector.as_mut()) {
+            Ok(read) => measurements.extend(read),
+            Err(error) => tracing::error!(collector = kind.name, error = %chain(&error), "collector fails"),
+        }
+    }
     measurements.into()
 }
 
-fn read(kind: CollectorKind, collector: &mut dyn Collector) -> Result<Vec<Value>, CollectError> {
+fn read(kind: CollectorKind, collector: &mut dyn Collector) -> Result<Vec<(String, Value)>, CollectError> {
     let ts = now_ms();
-    let mut rows = Rows::new(kind.spec());
-    collector.collect(&mut rows)?;
-    let count = rows.len();
-    let columns = rows.take();
-    Ok((0..count).map(|row| json_row(ts, &columns, row)).collect())
+    let mut tables = kind.tables();
+    collector.collect(&mut tables)?;
+    let json = |(count, columns): (usize, Columns)| (0..count).map(|row| json_row(ts, &columns, row)).collect();
+    Ok(tables.iter_mut().map(|rows| (rows.measurement().to_string(), json((rows.len(), rows.take())))).collect())
 }
 
 fn json_row(ts: i64, columns: &Columns, row: usize) -> Value {
@@ -84,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_sample_has_a_list_of_rows_by_measurement() {
-        let sample = sample(&select(&["cpu".to_owned(), "load".to_owned()]).unwrap());
+        let kinds = select(&["cpu".to_owned(), "load".to_owned()]).unwrap();
+        let sample = sample(&kinds, &Context::default());
         assert_eq!(sample.as_object().unwrap().len(), 2);
         let total = &sample["cpu"][0];
         assert_eq!(total["tags"]["core"], "total");
@@ -95,6 +95,6 @@ mod tests {
     #[test]
     fn an_unknown_collector_is_told_with_those_there_are() {
         let text = select(&["cpuu".to_owned()]).unwrap_err().to_string();
-        assert!(text.contains("`cpuu`") && text.contains("cpu, memory, load"), "{text}");
+        assert!(text.contains("`cpuu`") && text.contains("cpu, pressure, memory, load"), "{text}");
     }
 }

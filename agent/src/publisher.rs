@@ -26,10 +26,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use self::ledger::{Ledger, LedgerError, MessageIds};
-use crate::{
-    buffer::SharedBuffer,
-    encoder::{Message, PayloadLimit},
-};
+use crate::{buffer::SharedBuffer, encoder::PayloadLimit, message::Message};
 
 mod ledger;
 

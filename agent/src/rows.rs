@@ -10,42 +10,56 @@ use plimsoll_nats::{
 
 /// A value of a field; none is nil.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Value {
+pub enum Value<'a> {
     /// 64-bit floating point; what is not finite becomes nil.
     Float(Option<f64>),
     /// 64-bit signed integer.
     Integer(Option<i64>),
     /// True or false.
     Bool(Option<bool>),
+    /// Text; what is longer than a tag may be is cut.
+    Text(Option<&'a str>),
 }
 
-impl From<f64> for Value {
+impl From<f64> for Value<'_> {
     fn from(value: f64) -> Self {
         Self::Float(Some(value))
     }
 }
 
-impl From<Option<f64>> for Value {
+impl From<Option<f64>> for Value<'_> {
     fn from(value: Option<f64>) -> Self {
         Self::Float(value)
     }
 }
 
-impl From<u64> for Value {
+impl From<u64> for Value<'_> {
     fn from(value: u64) -> Self {
         Self::Integer(Some(clamp(value)))
     }
 }
 
-impl From<Option<u64>> for Value {
+impl From<Option<u64>> for Value<'_> {
     fn from(value: Option<u64>) -> Self {
         Self::Integer(value.map(clamp))
     }
 }
 
-impl From<bool> for Value {
+impl From<bool> for Value<'_> {
     fn from(value: bool) -> Self {
         Self::Bool(Some(value))
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(value: &'a str) -> Self {
+        Self::Text(Some(value))
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Value<'a> {
+    fn from(value: Option<&'a str>) -> Self {
+        Self::Text(value)
     }
 }
 
@@ -77,6 +91,12 @@ impl Rows {
         Self { spec, tags, fields, len: 0 }
     }
 
+    /// What the rows are of.
+    #[must_use]
+    pub fn measurement(&self) -> Name {
+        name(self.spec.name)
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -93,7 +113,7 @@ impl Rows {
     ///
     /// # Panics
     /// When the tags or fields are not those of the catalog, in its order and of its types.
-    pub fn push(&mut self, tags: &[(&str, &str)], fields: &[(&str, Value)]) {
+    pub fn push(&mut self, tags: &[(&str, &str)], fields: &[(&str, Value<'_>)]) {
         let expected = (self.spec.tags.len(), self.spec.fields.len());
         assert_eq!((tags.len(), fields.len()), expected, "tags and fields of `{}`", self.spec.name);
         for ((name, column), (given, value)) in self.tags.iter_mut().zip(tags) {
@@ -106,6 +126,7 @@ impl Rows {
                 (Column::Float(values), Value::Float(value)) => values.push(value.filter(|v| v.is_finite())),
                 (Column::Integer(values), Value::Integer(value)) => values.push(value),
                 (Column::Bool(values), Value::Bool(value)) => values.push(value),
+                (Column::Text(values), Value::Text(value)) => values.push(value.map(|text| cut(text).to_owned())),
                 (column, value) => panic!("`{name}` is of type {}, not {value:?}", column.field_type()),
             }
         }
@@ -121,6 +142,40 @@ impl Rows {
             (name.clone(), std::mem::replace(column, fresh))
         });
         Columns { fields: fields.collect(), tags }
+    }
+}
+
+/// The rows that one reading of a collector yields: one table for each of its measurements.
+#[derive(Debug, Clone)]
+pub struct Tables(Vec<Rows>);
+
+impl Tables {
+    /// No rows of the measurements.
+    #[must_use]
+    pub fn new(specs: impl IntoIterator<Item = &'static MeasurementSpec>) -> Self {
+        Self(specs.into_iter().map(Rows::new).collect())
+    }
+
+    /// The rows of a collector's only measurement.
+    ///
+    /// # Panics
+    /// When the collector has none or several.
+    pub fn only(&mut self) -> &mut Rows {
+        assert_eq!(self.0.len(), 1, "measurements of the collector");
+        &mut self.0[0]
+    }
+
+    /// The rows of one of a collector's measurements.
+    ///
+    /// # Panics
+    /// When it is not one of the collector's.
+    pub fn of(&mut self, measurement: &str) -> &mut Rows {
+        self.0.iter_mut().find(|rows| rows.spec.name == measurement).expect("one of the collector's measurements")
+    }
+
+    /// The rows of each measurement.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Rows> {
+        self.0.iter_mut()
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use plimsoll_nats::{dead::chain, now_ms};
+use plimsoll_nats::{Name, dead::chain, now_ms};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    buffer::SharedBuffer,
     collectors::{CollectError, Collector, CollectorKind},
-    encoder::Encoder,
-    rows::{Columns, Rows},
+    context::Context,
+    outlet::Outlet,
+    rows::{Columns, Tables},
     schedule::{Decision, Schedule},
 };
 
@@ -18,18 +18,18 @@ use crate::{
 pub struct Sampler {
     kind: CollectorKind,
     schedule: Schedule,
-    encoder: Encoder,
-    buffer: Arc<SharedBuffer>,
+    context: Context,
+    outlet: Arc<Outlet>,
     /// None after the collector has panicked, until it is opened anew.
-    state: Option<(Box<dyn Collector>, Rows)>,
+    state: Option<(Box<dyn Collector>, Tables)>,
     failing: bool,
 }
 
 impl Sampler {
-    /// Samples a collector on a schedule into the buffer.
+    /// Samples a collector on a schedule into the outlet.
     #[must_use]
-    pub fn new(kind: CollectorKind, schedule: Schedule, encoder: Encoder, buffer: Arc<SharedBuffer>) -> Self {
-        Self { kind, schedule, encoder, buffer, state: None, failing: false }
+    pub fn new(kind: CollectorKind, schedule: Schedule, context: Context, outlet: Arc<Outlet>) -> Self {
+        Self { kind, schedule, context, outlet, state: None, failing: false }
     }
 
     /// Takes samples until `shutdown`.
@@ -48,34 +48,33 @@ impl Sampler {
             match self.schedule.decide(now_ms()) {
                 Decision::Sleep(pause) => sleep(pause).await,
                 Decision::Take(tick_ms) => {
-                    if let Some((rows, columns)) = self.collect().await {
-                        self.buffer.push(self.encoder.encode(tick_ms, rows, columns));
+                    for (measurement, rows, columns) in self.collect().await {
+                        self.outlet.push(&measurement, tick_ms, rows, columns);
                     }
                 }
             }
         }
     }
 
-    /// Reads once, away from the runtime's threads. Returns how many rows there are, and these; none when reading failed or
-    /// there is nothing to tell.
-    async fn collect(&mut self) -> Option<(usize, Columns)> {
-        let kind = self.kind;
+    /// Reads once, away from the runtime's threads. Returns each measurement with how many rows there are, and these; nothing
+    /// when reading failed.
+    async fn collect(&mut self) -> Vec<(Name, usize, Columns)> {
+        let (kind, context) = (self.kind, self.context.clone());
         let state = self.state.take();
         let reading = tokio::task::spawn_blocking(move || {
-            let (mut collector, mut rows) = state.unwrap_or_else(|| (kind.open(), Rows::new(kind.spec())));
-            let result = collector.collect(&mut rows);
-            (collector, rows, result)
+            let (mut collector, mut tables) = state.unwrap_or_else(|| (kind.open(&context), kind.tables()));
+            let result = collector.collect(&mut tables);
+            (collector, tables, result)
         });
         match reading.await {
-            Ok((collector, mut rows, result)) => {
-                let count = rows.len();
-                let columns = rows.take();
-                self.state = Some((collector, rows));
-                (self.report(result) && count > 0).then_some((count, columns))
+            Ok((collector, mut tables, result)) => {
+                let taken = tables.iter_mut().map(|rows| (rows.measurement(), rows.len(), rows.take())).collect();
+                self.state = Some((collector, tables));
+                if self.report(result) { taken } else { Vec::new() }
             }
             Err(error) => {
                 tracing::error!(collector = kind.name, %error, "collector broke off and is opened anew");
-                None
+                Vec::new()
             }
         }
     }
@@ -103,12 +102,12 @@ mod tests {
         time::Duration,
     };
 
-    use plimsoll_nats::{HostId, Name};
+    use plimsoll_nats::HostId;
     use tokio::time::timeout;
     use ulid::Ulid;
 
     use super::*;
-    use crate::encoder::PayloadLimit;
+    use crate::{buffer::SharedBuffer, collectors::Pace, encoder::PayloadLimit};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -118,10 +117,11 @@ mod tests {
     static READINGS: AtomicU32 = AtomicU32::new(0);
 
     impl Collector for Troubled {
-        fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+        fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+            let rows = tables.only();
             let reading = READINGS.fetch_add(1, Ordering::SeqCst) + 1;
             assert_ne!(reading, 3, "the collector panics");
-            let value = || 1.0.into();
+            let value = || crate::rows::Value::from(1.0);
             rows.push(
                 &[],
                 &[
@@ -140,16 +140,22 @@ mod tests {
     }
 
     fn sampler(kind: CollectorKind, buffer: &Arc<SharedBuffer>) -> Sampler {
-        let name = Name::parse(kind.name).unwrap();
-        let encoder = Encoder::new(HostId::parse("h").unwrap(), name, Ulid::generate(), PayloadLimit::default());
-        Sampler::new(kind, Schedule::new(Duration::from_millis(100)), encoder, Arc::clone(buffer))
+        let host = HostId::parse("h").unwrap();
+        let outlet = Outlet::new(host, Ulid::generate(), PayloadLimit::default(), Arc::clone(buffer));
+        Sampler::new(kind, Schedule::new(Duration::from_millis(100)), Context::default(), Arc::new(outlet))
     }
 
     #[tokio::test]
     async fn a_collector_that_fails_or_panics_is_read_again() {
         let buffer = Arc::new(SharedBuffer::new(1024 * 1024));
         let shutdown = CancellationToken::new();
-        let kind = CollectorKind { name: "load", open: || Box::new(Troubled) };
+        let kind = CollectorKind {
+            name: "load",
+            measurements: &["load"],
+            pace: Pace::Hot,
+            interval: None,
+            open: |_| Box::new(Troubled),
+        };
         let task = tokio::spawn(sampler(kind, &buffer).run(shutdown.clone()));
         let all = async {
             while buffer.lock().len() < 8 {

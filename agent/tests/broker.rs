@@ -27,7 +27,12 @@ impl Agent {
     }
 
     fn start_at(nats: NatsConfig, interval: Duration) -> Self {
-        let config = AgentConfig { host: Some("test-host".to_owned()), interval, nats, ..AgentConfig::default() };
+        let config = AgentConfig {
+            host: Some("test-host".to_owned()),
+            interval: Some(interval),
+            nats,
+            ..AgentConfig::default()
+        };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(plimsoll_agent::run(config, shutdown.clone()));
         Self { shutdown, task }

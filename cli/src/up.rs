@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_agent::{AgentConfig, AgentError};
+use plimsoll_agent::{AgentConfig, AgentError, collectors::KINDS};
 use plimsoll_alert_worker::{AlertWorkerConfig, AlertWorkerError};
 use plimsoll_ingest::{IngestConfig, IngestError};
 use plimsoll_lake::LakeConfig;
@@ -149,7 +149,12 @@ pub fn configure(args: &UpArgs) -> Result<UpConfig, ConfigError> {
     // Absolute, since the catalog remembers it for readers that are started elsewhere.
     let data_dir = std::path::absolute(&args.data_dir).unwrap_or_else(|_| args.data_dir.clone());
     let lake = LakeConfig::embedded(&data_dir.join("lake"));
-    let defaults = [("lake.catalog", lake.catalog.as_str()), ("lake.data_path", lake.data_path.as_str())];
+    let state_dir = data_dir.join("agent").to_string_lossy().into_owned();
+    let defaults = [
+        ("lake.catalog", lake.catalog.as_str()),
+        ("lake.data_path", lake.data_path.as_str()),
+        ("agent.state_dir", state_dir.as_str()),
+    ];
     let sections = ["agent", "ingest", "alert_worker", "query_api", "nats", "lake"];
     let layers = Layers::read(&defaults, "up", &sections, args.common.config.as_deref())?;
     let problems = misplaced(&layers, args);
@@ -243,8 +248,12 @@ async fn run_services(
 
 /// The sample of this host to wait for; none when all collectors are switched off.
 fn first_sample(agent: &AgentConfig) -> Option<Awaited> {
-    let enabled = agent.collectors.all().into_iter().filter(|(_, collector)| collector.enabled);
-    let measurements: Vec<_> = enabled.map(|(name, _)| name).collect();
+    let measurements: Vec<_> = KINDS
+        .iter()
+        .filter(|kind| agent.interval_of(kind).is_some())
+        .flat_map(|kind| kind.measurements)
+        .copied()
+        .collect();
     (!measurements.is_empty()).then_some(Awaited { host: agent.host_id().ok()?, since_ms: now_ms(), measurements })
 }
 

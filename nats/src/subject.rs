@@ -1,6 +1,6 @@
 //! Subjects: the public ones that agents publish on, and the partitioned ones that the stream stores.
 
-use crate::{HostId, Name, NameError, PartitionId};
+use crate::{HostId, Name, NameError, PartitionId, event::EventKind};
 
 /// Partitions of the `METRICS` stream. Part of the contract: changing it moves hosts between partitions.
 pub const PARTITIONS: u16 = 16;
@@ -47,6 +47,12 @@ pub fn stored_filter(host: &HostId, measurement: &Name) -> String {
 #[must_use]
 pub fn stored(host: &HostId, measurement: &Name) -> String {
     format!("plimsoll.p.{}.{host}.{measurement}", partition_of(host))
+}
+
+/// The subject of a host event: `plimsoll.events.<host>.<kind>`.
+#[must_use]
+pub fn event(host: &HostId, kind: EventKind) -> String {
+    format!("plimsoll.events.{host}.{kind}")
 }
 
 /// The subject of an alert transition: `plimsoll.alerts.<rule>.<host>`.

@@ -1,7 +1,10 @@
 //! Processor time, from /proc/stat.
 
 use super::{CollectError, Collector, ParseError, proc_file::ProcFile};
-use crate::rows::Rows;
+use crate::{
+    context::Context,
+    rows::{Rows, Tables},
+};
 
 /// Ticks since boot by what the processor did; guests are not counted again as user or nice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,14 +36,17 @@ pub struct Cpu {
     previous: Vec<CoreTimes>,
 }
 
-impl Default for Cpu {
-    fn default() -> Self {
-        Self { file: ProcFile::new("/proc/stat"), previous: Vec::new() }
+impl Cpu {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { file: ProcFile::new(context.paths.proc("stat")), previous: Vec::new() }
     }
 }
 
 impl Collector for Cpu {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         let current = parse(self.file.read()?).map_err(|error| self.file.unparsed(error))?;
         for CoreTimes { core, times } in &current {
             // A core that has just come has no previous times, and tells nothing until the next sample.
@@ -198,13 +204,16 @@ procs_running 2
 
     #[test]
     fn a_core_that_comes_goes_or_stands_still_yields_no_row() {
-        let mut cpu = Cpu { previous: parse("cpu 1 1 1 1\ncpu0 1 1 1 1\ncpu1 1 1 1 1").unwrap(), ..Cpu::default() };
+        let mut cpu = Cpu {
+            previous: parse("cpu 1 1 1 1\ncpu0 1 1 1 1\ncpu1 1 1 1 1").unwrap(),
+            ..Cpu::new(&Context::default())
+        };
         let dir = tempfile::tempdir().unwrap();
         cpu.file = ProcFile::new(dir.path().join("stat"));
         std::fs::write(dir.path().join("stat"), "cpu 2 1 1 1\ncpu0 1 1 1 1\ncpu2 9 9 9 9").unwrap();
-        let mut rows = Rows::new(catalog::measurement("cpu").unwrap());
-        cpu.collect(&mut rows).unwrap();
-        assert_eq!(rows.take().tags["core"], ["total"]);
+        let mut tables = Tables::new(catalog::measurement("cpu"));
+        cpu.collect(&mut tables).unwrap();
+        assert_eq!(tables.only().take().tags["core"], ["total"]);
     }
 
     #[test]

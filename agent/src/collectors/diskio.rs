@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{CollectError, Collector, ParseError, proc_file::ProcFile};
-use crate::rows::Rows;
+use crate::{
+    context::Context,
+    rows::{Rows, Tables},
+};
 
 /// The kernel counts in sectors of this size, whatever the device's own (Documentation/admin-guide/iostats.rst).
 const SECTOR_BYTES: u64 = 512;
@@ -28,14 +31,17 @@ pub struct DiskIo {
     taken: Instant,
 }
 
-impl Default for DiskIo {
-    fn default() -> Self {
-        Self { file: ProcFile::new("/proc/diskstats"), previous: Vec::new(), taken: Instant::now() }
+impl DiskIo {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { file: ProcFile::new(context.paths.proc("diskstats")), previous: Vec::new(), taken: Instant::now() }
     }
 }
 
 impl Collector for DiskIo {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         let current = parse(self.file.read()?).map_err(|error| self.file.unparsed(error))?;
         let now = Instant::now();
         let passed = now - self.taken;

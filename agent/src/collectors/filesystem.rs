@@ -6,7 +6,10 @@ use rustix::fs::StatVfs;
 
 use self::{mounts::Mount, prober::Prober};
 use super::{CollectError, Collector, proc_file::ProcFile};
-use crate::rows::{Rows, percent};
+use crate::{
+    context::Context,
+    rows::{Rows, Tables, percent},
+};
 
 pub mod mounts;
 pub mod prober;
@@ -21,14 +24,17 @@ pub struct Filesystem {
     prober: Prober,
 }
 
-impl Default for Filesystem {
-    fn default() -> Self {
-        Self { mountinfo: ProcFile::new("/proc/self/mountinfo"), prober: Prober::new(ANSWER_TIMEOUT) }
+impl Filesystem {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { mountinfo: ProcFile::new(context.paths.own("mountinfo")), prober: Prober::new(ANSWER_TIMEOUT) }
     }
 }
 
 impl Collector for Filesystem {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         let mounts = mounts::parse(self.mountinfo.read()?).map_err(|error| self.mountinfo.unparsed(error))?;
         self.prober.keep(|path| mounts.iter().any(|mount| mount.mountpoint == path));
         for mount in &mounts {
@@ -72,9 +78,9 @@ mod tests {
 
     #[test]
     fn the_root_of_this_host_is_told() {
-        let mut rows = Rows::new(catalog::measurement("filesystem").unwrap());
-        Filesystem::default().collect(&mut rows).unwrap();
-        let columns = rows.take();
+        let mut tables = Tables::new(catalog::measurement("filesystem"));
+        Filesystem::new(&Context::default()).collect(&mut tables).unwrap();
+        let columns = tables.only().take();
         let root = columns.tags["mountpoint"].iter().position(|path| path == "/").expect("a root");
         let total = columns.fields["total_bytes"].number(root).unwrap();
         let used = columns.fields["used_bytes"].number(root).unwrap();

@@ -1,7 +1,7 @@
 //! Load averages, from /proc/loadavg.
 
 use super::{CollectError, Collector, ParseError, proc_file::ProcFile};
-use crate::rows::Rows;
+use crate::{context::Context, rows::Tables};
 
 /// Load averages and tasks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,14 +17,17 @@ pub struct Load {
     file: ProcFile,
 }
 
-impl Default for Load {
-    fn default() -> Self {
-        Self { file: ProcFile::new("/proc/loadavg") }
+impl Load {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { file: ProcFile::new(context.paths.proc("loadavg")) }
     }
 }
 
 impl Collector for Load {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         let load = parse(self.file.read()?).map_err(|error| self.file.unparsed(error))?;
         let [load1, load5, load15] = load.averages;
         rows.push(

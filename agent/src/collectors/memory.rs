@@ -1,7 +1,10 @@
 //! Main memory and swap, from /proc/meminfo.
 
 use super::{CollectError, Collector, ParseError, proc_file::ProcFile};
-use crate::rows::{Rows, percent};
+use crate::{
+    context::Context,
+    rows::{Tables, percent},
+};
 
 /// Sizes in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,14 +24,17 @@ pub struct Memory {
     file: ProcFile,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
-        Self { file: ProcFile::new("/proc/meminfo") }
+impl Memory {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { file: ProcFile::new(context.paths.proc("meminfo")) }
     }
 }
 
 impl Collector for Memory {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         let info = parse(self.file.read()?).map_err(|error| self.file.unparsed(error))?;
         let used = info.total.saturating_sub(info.available);
         let swap_used = info.swap_total.saturating_sub(info.swap_free);
@@ -129,9 +135,9 @@ HugePages_Total:       0
     #[test]
     fn the_total_is_the_one_that_others_see() {
         let system = crate::inventory::read();
-        let mut rows = Rows::new(catalog::measurement("memory").unwrap());
-        Memory::default().collect(&mut rows).unwrap();
-        let total = rows.take().fields["total_bytes"].number(0).unwrap();
+        let mut tables = Tables::new(catalog::measurement("memory"));
+        Memory::new(&Context::default()).collect(&mut tables).unwrap();
+        let total = tables.only().take().fields["total_bytes"].number(0).unwrap();
         assert_eq!(total, system.memory_bytes.unwrap() as f64);
     }
 

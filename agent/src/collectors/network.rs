@@ -1,7 +1,7 @@
 //! Traffic of network interfaces, from /proc/net/dev.
 
 use super::{CollectError, Collector, ParseError, proc_file::ProcFile};
-use crate::rows::Rows;
+use crate::{context::Context, rows::Tables};
 
 /// Counters of one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,14 +26,17 @@ pub struct Network {
     file: ProcFile,
 }
 
-impl Default for Network {
-    fn default() -> Self {
-        Self { file: ProcFile::new("/proc/self/net/dev") }
+impl Network {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { file: ProcFile::new(context.paths.own("net/dev")) }
     }
 }
 
 impl Collector for Network {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         self.file.read()?;
         for Interface { name, receive, transmit } in
             parse(self.file.text()).map_err(|error| self.file.unparsed(error))?

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{CollectError, Collector};
-use crate::rows::Rows;
+use crate::{context::Context, rows::Tables};
 
 /// After how many samples the sensors are looked for anew: chips come and go with their drivers.
 const SAMPLES_A_SCAN: u32 = 60;
@@ -28,14 +28,17 @@ pub struct Temperature {
     samples: u32,
 }
 
-impl Default for Temperature {
-    fn default() -> Self {
-        Self { root: "/sys/class/hwmon".into(), sensors: Vec::new(), samples: 0 }
+impl Temperature {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { root: context.paths.sys("class/hwmon"), sensors: Vec::new(), samples: 0 }
     }
 }
 
 impl Collector for Temperature {
-    fn collect(&mut self, rows: &mut Rows) -> Result<(), CollectError> {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
         if self.samples.is_multiple_of(SAMPLES_A_SCAN) {
             self.sensors = scan(&self.root)?;
         }
@@ -145,10 +148,10 @@ mod tests {
         chip(dir.path(), "hwmon3", &[("name", "broken"), ("temp1_input", "")]);
         chip(dir.path(), "hwmon4", &[("temp1_input", "1000")]);
 
-        let mut rows = Rows::new(catalog::measurement("temperature").unwrap());
-        let mut collector = Temperature { root: dir.path().to_owned(), ..Temperature::default() };
-        collector.collect(&mut rows).unwrap();
-        let columns = rows.take();
+        let mut tables = Tables::new(catalog::measurement("temperature"));
+        let mut collector = Temperature { root: dir.path().to_owned(), ..Temperature::new(&Context::default()) };
+        collector.collect(&mut tables).unwrap();
+        let columns = tables.only().take();
         assert_eq!(columns.tags["sensor"], ["nvme Composite", "nvme Composite hwmon1", "acpitz temp2"]);
         let field = |name: &str| (0..3).map(|row| columns.fields[name].number(row)).collect::<Vec<_>>();
         assert_eq!(field("temperature_celsius"), [Some(38.85), Some(38.85), Some(-5.0)]);

@@ -1,0 +1,1 @@
+//! Tells which collectors work on this host, and why others don't.

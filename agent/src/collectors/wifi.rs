@@ -1,0 +1,22 @@
+//! Wireless links.
+
+use super::{CollectError, Collector};
+use crate::{context::Context, rows::Tables};
+
+/// Not read yet.
+#[derive(Debug)]
+pub struct Wifi;
+
+impl Wifi {
+    /// Reads the host of `context`.
+    #[must_use]
+    pub fn new(_context: &Context) -> Self {
+        Self
+    }
+}
+
+impl Collector for Wifi {
+    fn collect(&mut self, _tables: &mut Tables) -> Result<(), CollectError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Samples that wait on disk while the broker is away.

@@ -1,0 +1,1 @@
+//! Replaces the agent by a newer release.
