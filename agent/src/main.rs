@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use plimsoll_agent::{AgentConfig, AgentError, context::Context, once};
 use plimsoll_service::{
     EXIT_FAILURE, EXIT_USAGE,
-    launch::{CommonArgs, fail, launch},
+    launch::{CommonArgs, Threads, fail, launch_on},
     telemetry,
 };
 
@@ -65,7 +65,9 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
-        None => launch::<AgentConfig, AgentError, _>("agent", &["nats"], &args.common, plimsoll_agent::run),
+        None => {
+            launch_on::<AgentConfig, AgentError, _>(Threads::One, "agent", &["nats"], &args.common, plimsoll_agent::run)
+        }
         Some(Command::Once { collectors }) => {
             telemetry::init(args.common.log_format);
             print_once(&collectors)

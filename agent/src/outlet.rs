@@ -102,7 +102,7 @@ impl Outlet {
     /// The buffer gets the messages while the encoders are locked: those of a measurement must come in order.
     fn send(&self, encode: impl FnOnce(&mut Encoders, &mut Vec<Message>)) {
         let mut encoders = self.lock();
-        let mut messages = Vec::new();
+        let mut messages = Vec::with_capacity(encoders.by_measurement.len());
         encode(&mut encoders, &mut messages);
         if !messages.is_empty() {
             self.buffer.push(messages);
