@@ -13,8 +13,13 @@ use plimsoll_service::{
 const KEYS: &str = "\
 Configuration keys and their defaults:
   host = <host name>        id of this host, of the characters A-Z a-z 0-9 _ -
-  interval = \"1s\"           time between two samples, 100ms to 1h
+  profile = \"standard\"      \"light\" for constrained hosts: samples each 10 s, sent each minute
+  interval = \"1s\"           time between two samples, 100ms to 1h; 10s with \"light\"
   buffer_bytes = 67108864   memory for what the broker has not taken yet; the oldest goes first
+
+  [batch]
+  interval = \"0s\"           how long samples are gathered into one message, up to 5m; 60s with \"light\";
+                            what has been gathered is lost when the agent is killed
 
   [collectors.<name>]       cpu, memory, load, filesystem, diskio, network, temperature
   enabled = true            whether it is read
