@@ -4,40 +4,41 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf};
 
 use super::{CollectError, ParseError};
 
-/// A file whose text the kernel makes anew at each reading from its start. Reading allocates only for a text longer than all before.
+/// A file whose text the kernel makes anew at each reading from its start.
 #[derive(Debug)]
 pub struct ProcFile {
     path: PathBuf,
     file: Option<File>,
     buffer: Vec<u8>,
-    /// How much of the buffer the last reading filled.
-    length: usize,
-    /// The text of the last reading where it had bytes that are not UTF-8.
-    replaced: Option<String>,
+    text: String,
 }
 
 impl ProcFile {
     /// Names a file without opening it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), file: None, buffer: vec![0; 4096], length: 0, replaced: None }
+        Self { path: path.into(), file: None, buffer: vec![0; 4096], text: String::new() }
     }
 
     /// The file's text at this moment. Bytes that are not UTF-8 are replaced.
     ///
     /// Fails when the file cannot be opened or read; the next call opens it anew.
     pub fn read(&mut self) -> Result<&str, CollectError> {
-        if let Err(source) = self.fill() {
-            (self.file, self.length) = (None, 0);
-            return Err(CollectError::Read { path: self.path.clone(), source });
+        match self.fill() {
+            Ok(length) => {
+                self.text.clear();
+                self.text.push_str(&String::from_utf8_lossy(&self.buffer[..length]));
+                Ok(&self.text)
+            }
+            Err(source) => {
+                self.file = None;
+                Err(CollectError::Read { path: self.path.clone(), source })
+            }
         }
-        let bytes = &self.buffer[..self.length];
-        self.replaced = str::from_utf8(bytes).is_err().then(|| String::from_utf8_lossy(bytes).into_owned());
-        Ok(self.text())
     }
 
     /// The text of the last reading.
     pub fn text(&self) -> &str {
-        self.replaced.as_deref().unwrap_or_else(|| str::from_utf8(&self.buffer[..self.length]).unwrap_or_default())
+        &self.text
     }
 
     /// The error of a text of this file.
@@ -46,19 +47,19 @@ impl ProcFile {
     }
 
     /// Reads until the kernel says that nothing follows: a short reading is not the end of a file in /proc.
-    fn fill(&mut self) -> io::Result<()> {
+    fn fill(&mut self) -> io::Result<usize> {
         let file = match &self.file {
             Some(file) => file,
             None => self.file.insert(File::open(&self.path)?),
         };
-        self.length = 0;
+        let mut length = 0;
         loop {
-            if self.length == self.buffer.len() {
-                self.buffer.resize(self.length * 2, 0);
+            if length == self.buffer.len() {
+                self.buffer.resize(length * 2, 0);
             }
-            match file.read_at(&mut self.buffer[self.length..], self.length as u64) {
-                Ok(0) => return Ok(()),
-                Ok(count) => self.length += count,
+            match file.read_at(&mut self.buffer[length..], length as u64) {
+                Ok(0) => return Ok(length),
+                Ok(count) => length += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -79,7 +80,6 @@ mod tests {
         assert_eq!(file.read().unwrap().len(), 10_000);
         std::fs::write(&path, [b'a', 0xff]).unwrap();
         assert_eq!(file.read().unwrap(), "a\u{fffd}");
-        assert_eq!(file.text(), "a\u{fffd}");
     }
 
     #[test]
