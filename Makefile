@@ -10,13 +10,16 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 # What `make build` builds: `release`, or `dist` for what is shipped, smaller and slower to build.
 PROFILE ?= release
+# How long `make bench-agent` measures each thing.
+BENCH_SECONDS ?= 60
+CARGO ?= cargo
 
 # $(call stage,heading): says what comes next, so that a failure is under its heading.
 stage = printf '\n== %s\n' '$(1)'
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
 tools: ## Fetch libduckdb, its extensions and nats-server, once
@@ -52,6 +55,12 @@ test: tools ## Run every check that CI runs
 	$(call stage,Tests)
 	cargo test --locked --workspace
 	printf '\nAll checks passed.\n'
+
+.PHONY: bench-agent
+bench-agent: tools ## Measure what the agent costs beside node_exporter, into docs/agent-overhead.md; BENCH_SECONDS=60 is how long
+	@$(CARGO) build --profile dist --locked -p plimsoll-agent
+	$(CARGO) build --profile dist --locked -p plimsoll-agent --example wire
+	bench/agent/run --seconds '$(BENCH_SECONDS)' --wire-seconds '$(BENCH_SECONDS)'
 
 .PHONY: fmt
 fmt: ## Format the Rust code

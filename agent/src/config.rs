@@ -105,9 +105,13 @@ impl AgentConfig {
     pub fn interval_of(&self, kind: &CollectorKind) -> Option<Duration> {
         let (_, config) = self.collectors.all().into_iter().find(|(name, _)| *name == kind.name)?;
         let default = || self.interval.unwrap_or_else(|| self.profile.interval());
-        config
-            .enabled
-            .then(|| config.interval.unwrap_or_else(|| kind.interval.unwrap_or(Duration::ZERO).max(default())))
+        config.enabled.then(|| config.interval.unwrap_or_else(|| self.profile.least_interval_of(kind).max(default())))
+    }
+
+    /// How long the samples of a measurement are gathered into one message; zero sends each at once.
+    #[must_use]
+    pub fn batch_interval(&self) -> Duration {
+        self.batch.interval.unwrap_or_else(|| self.profile.batch_interval())
     }
 }
 
@@ -194,6 +198,26 @@ mod tests {
         assert_eq!(interval_of(&config, "memory"), Some(Duration::from_secs(5)));
         assert_eq!(interval_of(&config, "load"), None);
         assert_eq!(config.nats.url, "nats://broker:4222");
+    }
+
+    #[test]
+    fn a_constrained_host_is_sampled_and_told_less_often() {
+        let config = load_text("").unwrap();
+        assert_eq!(config.batch_interval(), Duration::ZERO);
+        let config = load_text("profile = 'light'").unwrap();
+        assert_eq!(config.problems(), [""; 0]);
+        assert_eq!(config.batch_interval(), Duration::from_secs(60));
+        let seconds = |name: &str| interval_of(&config, name).unwrap().as_secs();
+        assert_eq!(["cpu", "filesystem", "process", "gpu", "directory_size"].map(seconds), [10, 10, 60, 60, 3_000]);
+
+        let config = load_text(
+            "profile = 'light'\ninterval = '2s'\n[batch]\ninterval = '5s'\n[collectors.process]\ninterval = '3s'",
+        )
+        .unwrap();
+        assert_eq!(config.batch_interval(), Duration::from_secs(5));
+        let seconds = |name: &str| interval_of(&config, name).unwrap().as_secs();
+        assert_eq!(["cpu", "process", "gpu"].map(seconds), [2, 3, 60]);
+        assert!(load_text("[batch]\ninterval = '6m'").unwrap_err().to_string().contains("`batch.interval`"));
     }
 
     #[test]

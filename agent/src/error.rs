@@ -14,4 +14,7 @@ pub enum AgentError {
     /// The address of the broker or its secret is of no use.
     #[error("failed to connect to the broker")]
     Connect(#[from] ConnectError),
+    /// The system gives no thread.
+    #[error("failed to start a thread that samples")]
+    Thread(#[source] std::io::Error),
 }

@@ -34,7 +34,7 @@ pub use error::AgentError;
 
 use crate::{
     buffer::SharedBuffer, collectors::KINDS, context::Context, encoder::PayloadLimit, events::EventSink,
-    heartbeat::Heartbeat, outlet::Outlet, publisher::Publisher, sampler::Sampler, schedule::Schedule,
+    heartbeat::Heartbeat, outlet::Outlet, publisher::Publisher, sampler::Sampler,
 };
 
 /// How long samplers may take to end.
@@ -42,8 +42,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Samples this host and publishes until `shutdown`, then sends what is left for at most five seconds.
 ///
-/// Waits for a broker that is away, buffering. Fails on an invalid configuration, an address that is none, or a secret
-/// that cannot be read.
+/// Waits for a broker that is away, buffering. Fails on an invalid configuration, an address that is none, a secret that cannot
+/// be read, or when the system gives no thread.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
     let problems = config.problems();
     if !problems.is_empty() {
@@ -59,18 +59,20 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let _stop_on_return = stop.clone().drop_guard();
 
     tracing::info!(host.id = %host, epoch = %epoch, version = env!("CARGO_PKG_VERSION"), "agent starts");
-    let outlet = Arc::new(Outlet::new(host.clone(), epoch, limit.clone(), Arc::clone(&buffer)));
+    let outlet = Outlet::new(host.clone(), epoch, limit.clone(), Arc::clone(&buffer));
+    let outlet = Arc::new(outlet.gathering(config.batch_interval()));
     let context =
         Context { paths: config.paths(), config: Arc::new(config.collectors.clone()), events: EventSink::default() };
-    for (kind, interval) in KINDS.iter().filter_map(|kind| Some((kind, config.interval_of(kind)?))) {
-        let sampler = Sampler::new(*kind, Schedule::new(interval), context.clone(), Arc::clone(&outlet));
-        tasks.spawn(sampler.run(stop.clone()));
-    }
+    let collectors = KINDS.iter().filter_map(|kind| Some((*kind, config.interval_of(kind)?)));
+    let sampler = Sampler::start(collectors, &context, &outlet).map_err(AgentError::Thread)?;
+    tasks.spawn(sampler.run(stop.clone()));
+    tasks.spawn(Arc::clone(&outlet).keep_flushing(stop.clone()));
 
     tasks.spawn(report_drops(Arc::clone(&buffer), stop.clone()));
     let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
         Ok(client) => client,
         Err(ConnectError::Cancelled) => {
+            outlet.flush();
             report_lost(buffer.lock().len(), &buffer);
             return Ok(());
         }
@@ -84,6 +86,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     if timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
         tracing::warn!(tasks = tasks.len(), "some tasks did not end in time and are left behind");
     }
+    outlet.flush();
     report_lost(publisher.flush().await, &buffer);
     Ok(())
 }

@@ -6,15 +6,20 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use plimsoll_agent::{AgentConfig, AgentError, context::Context, once};
 use plimsoll_service::{
     EXIT_FAILURE, EXIT_USAGE,
-    launch::{CommonArgs, fail, launch},
+    launch::{CommonArgs, Threads, fail, launch_on},
     telemetry,
 };
 
 const KEYS: &str = "\
 Configuration keys and their defaults:
   host = <host name>        id of this host, of the characters A-Z a-z 0-9 _ -
-  interval = \"1s\"           time between two samples, 100ms to 1h
+  profile = \"standard\"      \"light\" for constrained hosts: samples each 10 s, sent each minute
+  interval = \"1s\"           time between two samples, 100ms to 1h; 10s with \"light\"
   buffer_bytes = 67108864   memory for what the broker has not taken yet; the oldest goes first
+
+  [batch]
+  interval = \"0s\"           how long samples are gathered into one message, up to 5m; 60s with \"light\";
+                            what has been gathered is lost when the agent is killed
 
   [collectors.<name>]       cpu, memory, load, filesystem, diskio, network, temperature
   enabled = true            whether it is read
@@ -65,7 +70,9 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
-        None => launch::<AgentConfig, AgentError, _>("agent", &["nats"], &args.common, plimsoll_agent::run),
+        None => {
+            launch_on::<AgentConfig, AgentError, _>(Threads::One, "agent", &["nats"], &args.common, plimsoll_agent::run)
+        }
         Some(Command::Once { collectors }) => {
             telemetry::init(args.common.log_format);
             print_once(&collectors)

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use plimsoll_nats::{
-    Column, Name,
-    batch::{FieldType, MAX_TAG_BYTES},
-    catalog::MeasurementSpec,
-};
+use plimsoll_nats::{Column, Name, batch::MAX_TAG_BYTES, catalog::MeasurementSpec};
+
+use self::frame::Values;
+pub use self::{frame::Frame, texts::Texts};
+
+mod frame;
+mod texts;
 
 /// A value of a field; none is nil.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,40 +75,45 @@ pub fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| (part as f64 / whole as f64 * 100.0).min(100.0))
 }
 
-/// Rows of a measurement that share one time.
+/// Rows of a measurement that share one time. Their room stays when they are removed, so that the next ones need none.
 #[derive(Debug, Clone)]
 pub struct Rows {
     spec: &'static MeasurementSpec,
-    tags: Vec<(Name, Vec<String>)>,
-    fields: Vec<(Name, Column)>,
-    len: usize,
+    measurement: Name,
+    frame: Frame,
 }
 
 impl Rows {
     /// No rows of a built-in measurement.
     #[must_use]
     pub fn new(spec: &'static MeasurementSpec) -> Self {
-        let tags = spec.tags.iter().map(|tag| (name(tag.name), Vec::new())).collect();
-        let fields = spec.fields.iter().map(|field| (name(field.name), empty(field.field_type))).collect();
-        Self { spec, tags, fields, len: 0 }
+        let tags = spec.tags.iter().map(|tag| (name(tag.name), Texts::default())).collect();
+        let fields = spec.fields.iter().map(|field| (name(field.name), Values::none_of(field.field_type))).collect();
+        Self { spec, measurement: name(spec.name), frame: Frame { tags, fields, rows: 0 } }
     }
 
     /// What the rows are of.
     #[must_use]
-    pub fn measurement(&self) -> Name {
-        name(self.spec.name)
+    pub fn measurement(&self) -> &Name {
+        &self.measurement
     }
 
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.frame.rows()
     }
 
     /// Whether there is no row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.frame.rows() == 0
+    }
+
+    /// The rows, column by column.
+    #[must_use]
+    pub fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     /// Adds a row. Tag values longer than the contract allows are cut.
@@ -116,32 +123,36 @@ impl Rows {
     pub fn push(&mut self, tags: &[(&str, &str)], fields: &[(&str, Value<'_>)]) {
         let expected = (self.spec.tags.len(), self.spec.fields.len());
         assert_eq!((tags.len(), fields.len()), expected, "tags and fields of `{}`", self.spec.name);
-        for ((name, column), (given, value)) in self.tags.iter_mut().zip(tags) {
+        for ((name, texts), (given, value)) in self.frame.tags.iter_mut().zip(tags) {
             assert_eq!(&**name, *given, "a tag of `{}`", self.spec.name);
-            column.push(cut(value).to_owned());
+            texts.push(cut(value));
         }
-        for ((name, column), (given, value)) in self.fields.iter_mut().zip(fields) {
+        for ((name, values), (given, value)) in self.frame.fields.iter_mut().zip(fields) {
             assert_eq!(&**name, *given, "a field of `{}`", self.spec.name);
-            match (column, *value) {
-                (Column::Float(values), Value::Float(value)) => values.push(value.filter(|v| v.is_finite())),
-                (Column::Integer(values), Value::Integer(value)) => values.push(value),
-                (Column::Bool(values), Value::Bool(value)) => values.push(value),
-                (Column::Text(values), Value::Text(value)) => values.push(value.map(|text| cut(text).to_owned())),
-                (column, value) => panic!("`{name}` is of type {}, not {value:?}", column.field_type()),
+            match (values, *value) {
+                (Values::Float(values), Value::Float(value)) => values.push(value.filter(|v| v.is_finite())),
+                (Values::Integer(values), Value::Integer(value)) => values.push(value),
+                (Values::Bool(values), Value::Bool(value)) => values.push(value),
+                (Values::Text { texts, there }, Value::Text(value)) => {
+                    texts.push(value.map_or("", cut));
+                    there.push(value.is_some());
+                }
+                (_, value) => panic!("`{name}` of `{}` is of another type than {value:?}", self.spec.name),
             }
         }
-        self.len += 1;
+        self.frame.rows += 1;
+    }
+
+    /// Removes all rows.
+    pub fn clear(&mut self) {
+        self.frame.clear();
     }
 
     /// Takes the rows out as the columns of a batch, leaving none.
     pub fn take(&mut self) -> Columns {
-        self.len = 0;
-        let tags = self.tags.iter_mut().map(|(name, values)| (name.clone(), std::mem::take(values))).collect();
-        let fields = self.fields.iter_mut().map(|(name, column)| {
-            let fresh = empty(column.field_type());
-            (name.clone(), std::mem::replace(column, fresh))
-        });
-        Columns { fields: fields.collect(), tags }
+        let columns = self.frame.to_columns();
+        self.clear();
+        columns
     }
 }
 
@@ -174,6 +185,16 @@ impl Tables {
     }
 
     /// The rows of each measurement.
+    pub fn iter(&self) -> impl Iterator<Item = &Rows> {
+        self.0.iter()
+    }
+
+    /// Removes the rows of every measurement.
+    pub fn clear(&mut self) {
+        self.0.iter_mut().for_each(Rows::clear);
+    }
+
+    /// The rows of each measurement.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Rows> {
         self.0.iter_mut()
     }
@@ -190,15 +211,6 @@ pub struct Columns {
 
 fn name(text: &'static str) -> Name {
     Name::parse(text).expect("the catalog's names are valid, as its own test proves")
-}
-
-fn empty(field_type: FieldType) -> Column {
-    match field_type {
-        FieldType::Float => Column::Float(Vec::new()),
-        FieldType::Integer => Column::Integer(Vec::new()),
-        FieldType::Bool => Column::Bool(Vec::new()),
-        FieldType::Text => Column::Text(Vec::new()),
-    }
 }
 
 fn cut(text: &str) -> &str {

@@ -60,6 +60,34 @@ impl Schedule {
     }
 }
 
+/// The ticks of many collectors, of which the next is waited for: one timer for all.
+#[derive(Debug, Clone)]
+pub struct Wheel {
+    schedules: Vec<Schedule>,
+}
+
+impl Wheel {
+    /// Turns these schedules, which are known by their place.
+    #[must_use]
+    pub fn new(schedules: Vec<Schedule>) -> Self {
+        Self { schedules }
+    }
+
+    /// Puts the place and tick, in Unix ms, of every schedule that is to be taken at `now_ms` in `due`, and returns how long at
+    /// most to sleep when nothing is.
+    pub fn turn(&mut self, now_ms: i64, due: &mut Vec<(usize, i64)>) -> Duration {
+        due.clear();
+        let mut pause = LONGEST_SLEEP;
+        for (place, schedule) in self.schedules.iter_mut().enumerate() {
+            match schedule.decide(now_ms) {
+                Decision::Take(tick_ms) => due.push((place, tick_ms)),
+                Decision::Sleep(longest) => pause = pause.min(longest),
+            }
+        }
+        pause
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -103,6 +131,23 @@ mod tests {
         assert_eq!(schedule.decide(21_000), Decision::Take(21_000));
         assert_eq!(schedule.decide(5_000), Decision::Take(5_000));
         assert_eq!(schedule.decide(6_000), Decision::Take(6_000));
+    }
+
+    #[test]
+    fn one_turn_takes_all_that_is_due_and_sleeps_until_the_first() {
+        let intervals = [Duration::from_secs(1), Duration::from_millis(250), Duration::from_secs(2)];
+        let mut wheel = Wheel::new(intervals.map(Schedule::new).to_vec());
+        let mut due = Vec::new();
+        assert_eq!(wheel.turn(10_900, &mut due), Duration::from_millis(100));
+        assert_eq!(due, []);
+        assert_eq!(wheel.turn(11_001, &mut due), Duration::from_millis(999));
+        assert_eq!(due, [(0, 11_000), (1, 11_000)]);
+        assert_eq!(wheel.turn(11_002, &mut due), Duration::from_millis(248));
+        assert_eq!(due, []);
+        wheel.turn(12_000, &mut due);
+        assert_eq!(due, [(0, 12_000), (1, 12_000), (2, 12_000)]);
+        assert_eq!(Wheel::new(Vec::new()).turn(0, &mut due), LONGEST_SLEEP);
+        assert_eq!(due, []);
     }
 
     #[test]

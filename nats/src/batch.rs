@@ -153,16 +153,54 @@ pub enum DecodeError {
     },
 }
 
+/// What a batch is encoded from when its parts lie elsewhere: `times` serializes as a sequence, `tags` and `fields` as maps of
+/// sequences, all as long as there are rows.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchParts<'a, I, T, F> {
+    /// The host that was sampled.
+    pub host: &'a HostId,
+    /// What was sampled.
+    pub measurement: &'a Name,
+    /// Id of this run of the agent.
+    pub epoch: Ulid,
+    /// Counts up by one per epoch and measurement.
+    pub seq: u64,
+    /// Unix time in ms of each row.
+    pub times: I,
+    /// A value a row for each tag.
+    pub tags: T,
+    /// A value or nil a row for each field.
+    pub fields: F,
+}
+
+impl<I: Serialize, T: Serialize, F: Serialize> BatchParts<'_, I, T, F> {
+    /// Appends the batch as uncompressed MessagePack. Allocates nothing where `out` has room and the parts serialize without.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let wire = WireOut {
+            v: VERSION,
+            host: self.host,
+            measurement: self.measurement,
+            epoch: self.epoch,
+            seq: self.seq,
+            times: &self.times,
+            tags: &self.tags,
+            fields: &self.fields,
+        };
+        rmp_serde::encode::write_named(out, &wire)
+            .expect("every part of a batch has a MessagePack form, and a Vec takes all bytes");
+    }
+}
+
 #[derive(Serialize)]
-struct WireOut<'a> {
+struct WireOut<'a, I, T, F> {
     v: u64,
     host: &'a HostId,
     measurement: &'a Name,
     epoch: Ulid,
     seq: u64,
-    times: &'a [i64],
-    tags: &'a BTreeMap<Name, Vec<String>>,
-    fields: &'a BTreeMap<Name, Column>,
+    times: &'a I,
+    tags: &'a T,
+    fields: &'a F,
 }
 
 #[derive(Deserialize)]
@@ -208,8 +246,7 @@ impl Batch {
     /// Encodes the batch as uncompressed MessagePack.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let wire = WireOut {
-            v: VERSION,
+        let parts = BatchParts {
             host: &self.host,
             measurement: &self.measurement,
             epoch: self.epoch,
@@ -218,7 +255,9 @@ impl Batch {
             tags: &self.tags,
             fields: &self.fields,
         };
-        rmp_serde::to_vec_named(&wire).expect("every part of a batch has a MessagePack form, and a Vec takes all bytes")
+        let mut out = Vec::new();
+        parts.encode_into(&mut out);
+        out
     }
 
     /// The `Nats-Msg-Id` of this batch: `<host>/<measurement>/<epoch>/<seq>`.

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The same after a second Ctrl-C.
 const HASTE: Duration = Duration::from_secs(1);
 
+/// The threads on which a service's tasks run. Blocking work has others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// One: for a service that has next to nothing to do, since each hand-over from one thread to another costs more than that.
+    One,
+    /// One for each core.
+    PerCore,
+}
+
 /// The flags of every service.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct CommonArgs {
@@ -34,11 +43,28 @@ pub struct CommonArgs {
     pub log_format: LogFormat,
 }
 
-/// Sets up logging, reads the configuration, runs the service until a signal, and turns the outcome into an exit code.
+/// Sets up logging, reads the configuration, runs the service on a thread a core until a signal, and turns the outcome into an exit
+/// code.
 ///
 /// A wrong configuration ends with [`EXIT_USAGE`] before anything is opened, an error of the service with [`EXIT_FAILURE`];
 /// either is printed once, with its causes. See [`config::load`] for `service` and `sections`.
 pub fn launch<C, E, R>(
+    service: &str,
+    sections: &[&str],
+    args: &CommonArgs,
+    run: impl FnOnce(C, CancellationToken) -> R,
+) -> ExitCode
+where
+    C: DeserializeOwned + Validate,
+    E: std::error::Error + 'static,
+    R: Future<Output = Result<(), E>>,
+{
+    launch_on(Threads::PerCore, service, sections, args, run)
+}
+
+/// [`launch`] on other threads.
+pub fn launch_on<C, E, R>(
+    threads: Threads,
     service: &str,
     sections: &[&str],
     args: &CommonArgs,
@@ -54,10 +80,10 @@ where
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_USAGE),
     };
-    block_on(|shutdown| run(config, shutdown))
+    block_on_threads(threads, |shutdown| run(config, shutdown))
 }
 
-/// Runs a service on a runtime of its own until it ends, handing it the token that a signal cancels.
+/// Runs a service on a runtime with a thread a core until it ends, handing it the token that a signal cancels.
 ///
 /// A second Ctrl-C drops the service where it stands and yields [`EXIT_INTERRUPTED`]. Blocking work that is still under way is
 /// left behind after a few seconds.
@@ -66,8 +92,16 @@ where
     E: std::error::Error + 'static,
     R: Future<Output = Result<(), E>>,
 {
+    block_on_threads(Threads::PerCore, run)
+}
+
+fn block_on_threads<E, R>(threads: Threads, run: impl FnOnce(CancellationToken) -> R) -> ExitCode
+where
+    E: std::error::Error + 'static,
+    R: Future<Output = Result<(), E>>,
+{
     raise_descriptor_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match threads.runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, EXIT_FAILURE),
     };
@@ -85,6 +119,15 @@ where
         Err(Outcome::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         Err(Outcome::Signals(error)) => fail(&error, EXIT_FAILURE),
         Err(Outcome::Service(error)) => fail(&error, EXIT_FAILURE),
+    }
+}
+
+impl Threads {
+    fn runtime(self) -> std::io::Result<Runtime> {
+        match self {
+            Self::One => Builder::new_current_thread().enable_all().build(),
+            Self::PerCore => Builder::new_multi_thread().enable_all().build(),
+        }
     }
 }
 
@@ -141,10 +184,12 @@ mod tests {
     #[test]
     fn blocking_work_that_hangs_does_not_keep_the_process() {
         let (started, hang) = (Instant::now(), Duration::from_secs(60));
-        block_on(async |_| {
-            tokio::task::spawn_blocking(move || std::thread::sleep(hang));
-            Ok::<_, std::io::Error>(())
-        });
+        for threads in [Threads::One, Threads::PerCore] {
+            block_on_threads(threads, async |_| {
+                tokio::task::spawn_blocking(move || std::thread::sleep(hang));
+                Ok::<_, std::io::Error>(())
+            });
+        }
         assert!(started.elapsed() < hang / 2, "{:?}", started.elapsed());
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::MAX_INTERVAL;
+use crate::collectors::CollectorKind;
+
 /// Defaults for a kind of host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -11,9 +14,12 @@ pub enum Profile {
     /// A sample each second, sent at once.
     #[default]
     Standard,
-    /// For constrained hosts: a sample each 10 s, sent each minute.
+    /// For constrained hosts: a sample each 10 s, sent each minute, and what costs most each minute.
     Light,
 }
+
+/// What costs most to read: each process, container or graphics processor is asked by itself.
+const COSTLY: [&str; 4] = ["process", "container", "gpu", "directory_size"];
 
 impl Profile {
     /// Time between two samples.
@@ -22,6 +28,16 @@ impl Profile {
         match self {
             Self::Standard => Duration::from_secs(1),
             Self::Light => Duration::from_secs(10),
+        }
+    }
+
+    /// Shortest time between two samples of a collector whose own interval is not set.
+    pub(super) fn least_interval_of(self, kind: &CollectorKind) -> Duration {
+        let own = kind.interval.unwrap_or(Duration::ZERO);
+        match self {
+            Self::Standard => own,
+            Self::Light if COSTLY.contains(&kind.name) => (own * 10).clamp(Duration::from_secs(60), MAX_INTERVAL),
+            Self::Light => own,
         }
     }
 
@@ -39,8 +55,8 @@ impl Profile {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchConfig {
-    /// How long the samples of a measurement are gathered into one message, `0s` to `5m`; default the profile's: each sample
-    /// is sent at once.
+    /// How long the samples of a measurement are gathered into one message, `0s` to `5m`; default the profile's: 0 s, each sample
+    /// is sent at once, or 60 s. What has been gathered is sent at shutdown, and lost when the agent is killed.
     #[serde(with = "humantime_serde")]
     pub interval: Option<Duration>,
 }
