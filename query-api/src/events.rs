@@ -10,7 +10,12 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 use futures_util::StreamExt;
-use plimsoll_nats::{Client, HostId, dead::chain, event::{EventKind, HostEvent}, streams, subject};
+use plimsoll_nats::{
+    Client, HostId,
+    dead::chain,
+    event::{EventKind, HostEvent},
+    streams, subject,
+};
 
 /// How far a host's clock may be ahead of the broker's: its events are stored that much before their own time.
 const MAX_AHEAD_MS: i64 = 600_000;
