@@ -57,6 +57,10 @@ test: tools ## Run every check that CI runs
 fmt: ## Format the Rust code
 	@cargo fmt --all
 
+.PHONY: docs
+docs: ## Write docs/measurements.md anew from the catalog
+	@cargo run --quiet --locked --package plimsoll-nats --example measurements
+
 .PHONY: clean
 clean: ## Remove what cargo built; fetched tools stay
 	@cargo clean

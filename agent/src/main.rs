@@ -74,14 +74,14 @@ impl Command {
     fn run(self, config: &AgentConfig, file: Option<&Path>) -> ExitCode {
         match self {
             Self::Once { collectors } => match once::select(&collectors, config) {
-                Ok(kinds) => print(format_args!("{:#}", once::sample(&kinds, &Context::of(config))), 0),
+                Ok(kinds) => print(format_args!("{:#}\n", once::sample(&kinds, &Context::of(config))), 0),
                 Err(error) => fail(&error, EXIT_USAGE),
             },
             Self::Check { json } => {
                 let report = check::run(config, file);
                 let code = if report.is_good() { 0 } else { EXIT_FAILING };
                 if json {
-                    print(format_args!("{:#}", json!(report)), code)
+                    print(format_args!("{:#}\n", json!(report)), code)
                 } else {
                     print(format_args!("{report}"), code)
                 }
@@ -92,7 +92,7 @@ impl Command {
 
 /// Prints what was asked for. Returns `code` unless nobody takes it.
 fn print(text: std::fmt::Arguments<'_>, code: u8) -> ExitCode {
-    match writeln!(std::io::stdout(), "{text}") {
+    match write!(std::io::stdout(), "{text}") {
         Ok(()) => ExitCode::from(code),
         Err(error) => fail(&error, EXIT_FAILURE),
     }
