@@ -16,7 +16,7 @@ impl fmt::Display for Report {
         for source in &self.sources {
             writeln!(f, "  {:14} {}: {}", source.section, source.name, source.what)?;
         }
-        writeln!(f, "\n{:16}{:14}{:>6}{:>11}  {}", "COLLECTOR", "STATE", "ROWS", "µs", "EVERY")?;
+        writeln!(f, "\n{:16}{:14}{:>6}{:>11}  EVERY", "COLLECTOR", "STATE", "ROWS", "µs")?;
         for collector in &self.collectors {
             write!(f, "{collector}")?;
         }
