@@ -2,14 +2,14 @@
 
 use std::{thread::sleep, time::Duration};
 
-use plimsoll_nats::{Name, dead::chain};
+use plimsoll_nats::dead::chain;
 use serde_json::{Map, Value, json};
 
 use crate::{
     collectors::{CollectorKind, KINDS},
     config::AgentConfig,
     context::Context,
-    reading::{LIMIT, Reader, Reading, ReadingError},
+    reading::{LIMIT, Measured, Reader, Reading, ReadingError},
     rows::Columns,
 };
 
@@ -42,7 +42,7 @@ pub fn select(names: &[String], config: &AgentConfig) -> Result<Vec<CollectorKin
     names.iter().map(find).collect()
 }
 
-/// Reads each collector twice, a second apart, and returns the second reading: by measurement, a list of
+/// Reads each collector twice, a second apart, and returns what it tells now: by measurement, a list of
 /// `{"ts": <Unix ms>, "tags": {…}, "fields": {…}}`. A collector that fails or hangs is logged and has empty lists.
 #[must_use]
 pub fn sample(kinds: &[CollectorKind], context: &Context) -> Value {
@@ -58,27 +58,31 @@ pub fn sample(kinds: &[CollectorKind], context: &Context) -> Value {
 }
 
 /// Reads each collector twice, [`RATE_TIME`] apart and one after the other, waiting for each at most `limit`. Returns the second
-/// readings.
+/// readings, with what only the first ones tell.
 pub(crate) fn readings(
     kinds: &[CollectorKind],
     context: &Context,
     limit: Duration,
 ) -> Vec<(CollectorKind, Result<Reading, ReadingError>)> {
-    let mut readers: Vec<_> = kinds.iter().map(|kind| (*kind, Reader::open(*kind, context))).collect();
-    for reader in readers.iter_mut().filter_map(|(_, reader)| reader.as_mut().ok()) {
+    let mut readers: Vec<_> = kinds.iter().map(|kind| (*kind, Reader::open(*kind, context), None)).collect();
+    for (_, reader, first) in &mut readers {
         // Whatever fails here fails again below, and is reported there.
-        let _ = reader.read(limit);
+        *first = reader.as_mut().ok().and_then(|reader| reader.read(limit).ok());
     }
     sleep(RATE_TIME);
-    let second = |(kind, reader): (CollectorKind, Result<Reader, ReadingError>)| {
-        (kind, reader.and_then(|mut reader| reader.read(limit)))
+    let second = |(kind, reader, first): (CollectorKind, Result<Reader, ReadingError>, Option<Reading>)| {
+        let mut reading = reader.and_then(|mut reader| reader.read(limit));
+        if let (Ok(reading), Some(first)) = (&mut reading, first) {
+            reading.fill_from(&first);
+        }
+        (kind, reading)
     };
     readers.into_iter().map(second).collect()
 }
 
 fn rows(reading: &Reading) -> impl Iterator<Item = (String, Value)> {
-    reading.rows.iter().map(|(measurement, count, columns): &(Name, usize, Columns)| {
-        (measurement.to_string(), (0..*count).map(|row| json_row(reading.time_ms, columns, row)).collect())
+    reading.measured.iter().map(|Measured { measurement, time_ms, rows, columns }| {
+        (measurement.to_string(), (0..*rows).map(|row| json_row(*time_ms, columns, row)).collect())
     })
 }
 
@@ -93,7 +97,7 @@ fn json_row(ts: i64, columns: &Columns, row: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::testing::{FAILS, HANGS, PANICS, SILENT};
+    use crate::reading::testing::{FAILS, HANGS, PANICS, ROWS_ONCE, SILENT, VALUE_ONCE};
 
     #[cfg(target_os = "linux")]
     #[test]
@@ -112,6 +116,19 @@ mod tests {
         let readings = readings(&[HANGS, PANICS, FAILS, SILENT], &Context::default(), Duration::from_millis(50));
         let works: Vec<(&str, bool)> = readings.iter().map(|(kind, reading)| (kind.name, reading.is_ok())).collect();
         assert_eq!(works, [("cpu", false), ("memory", false), ("load", false), ("wifi", true)]);
+    }
+
+    #[test]
+    fn what_is_told_once_is_not_missed() {
+        let temperatures = |kind| {
+            let sample = sample(&[kind], &Context::default());
+            let rows = sample["temperature"].as_array().unwrap().iter();
+            rows.map(|row| json!([row["tags"]["sensor"], row["fields"]])).collect::<Vec<_>>()
+        };
+        let fields =
+            |celsius: f64, critical: f64| json!({ "temperature_celsius": celsius, "critical_celsius": critical });
+        assert_eq!(temperatures(VALUE_ONCE), [json!(["a", fields(50.0, 90.0)])], "a row that is gone stays so");
+        assert_eq!(temperatures(ROWS_ONCE), [json!(["other", fields(1.0, 2.0)]), json!(["a", fields(40.0, 90.0)])]);
     }
 
     #[test]

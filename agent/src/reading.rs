@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_nats::{Name, now_ms};
+use plimsoll_nats::{Column, Name, now_ms};
 
 use crate::{
     collectors::{CollectError, Collector, CollectorKind},
@@ -19,14 +19,70 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 /// What a collector said once.
 #[derive(Debug)]
 pub struct Reading {
-    /// Unix ms at which the reading began.
-    pub time_ms: i64,
     /// How long it took.
     pub took: Duration,
-    /// Each measurement with how many rows there are, and these.
-    pub rows: Vec<(Name, usize, Columns)>,
+    /// Each of its measurements.
+    pub measured: Vec<Measured>,
     /// What the collector cannot tell.
     pub notes: Vec<String>,
+}
+
+/// The rows of one measurement.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Of what.
+    pub measurement: Name,
+    /// Unix ms at which the reading began.
+    pub time_ms: i64,
+    /// How many there are.
+    pub rows: usize,
+    /// These.
+    pub columns: Columns,
+}
+
+impl Reading {
+    /// Fills rows and values that are not told from an earlier reading: some are told only now and then, as of a scan that has
+    /// just ended.
+    pub fn fill_from(&mut self, earlier: &Self) {
+        for (measured, earlier) in self.measured.iter_mut().zip(&earlier.measured) {
+            measured.fill_from(earlier);
+        }
+    }
+}
+
+impl Measured {
+    fn fill_from(&mut self, earlier: &Self) {
+        if self.rows == 0 {
+            *self = earlier.clone();
+            return;
+        }
+        for row in 0..self.rows {
+            let same = |other: &usize| self.tags_of(row).eq(earlier.tags_of(*other));
+            if let Some(other) = (0..earlier.rows).find(same) {
+                self.columns.fill_row(row, &earlier.columns, other);
+            }
+        }
+    }
+
+    fn tags_of(&self, row: usize) -> impl Iterator<Item = &str> {
+        self.columns.tags.values().map(move |values| values[row].as_str())
+    }
+}
+
+impl Columns {
+    fn fill_row(&mut self, row: usize, earlier: &Self, other: usize) {
+        for (column, earlier) in self.fields.values_mut().zip(earlier.fields.values()) {
+            match (column, earlier) {
+                (Column::Float(values), Column::Float(earlier)) => values[row] = values[row].or(earlier[other]),
+                (Column::Integer(values), Column::Integer(earlier)) => values[row] = values[row].or(earlier[other]),
+                (Column::Bool(values), Column::Bool(earlier)) => values[row] = values[row].or(earlier[other]),
+                (Column::Text(values), Column::Text(earlier)) if values[row].is_none() => {
+                    values[row].clone_from(&earlier[other]);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Why there is no reading.
@@ -114,8 +170,14 @@ fn read(collector: &mut dyn Collector, tables: &mut Tables) -> Result<Reading, C
     let (time_ms, started) = (now_ms(), Instant::now());
     let result = collector.collect(tables);
     let took = started.elapsed();
-    let rows = tables.iter_mut().map(|rows| (rows.measurement(), rows.len(), rows.take())).collect();
-    result.map(|()| Reading { time_ms, took, rows, notes: collector.notes() })
+    let measured = tables.iter_mut().map(|rows| Measured {
+        measurement: rows.measurement(),
+        time_ms,
+        rows: rows.len(),
+        columns: rows.take(),
+    });
+    let measured = measured.collect();
+    result.map(|()| Reading { took, measured, notes: collector.notes() })
 }
 
 #[cfg(test)]
@@ -131,6 +193,8 @@ pub(crate) mod testing {
     struct Panics;
     struct Fails;
     struct Silent;
+    struct ValueOnce(bool);
+    struct RowsOnce(bool);
 
     impl Collector for Hangs {
         fn collect(&mut self, _tables: &mut Tables) -> Result<(), CollectError> {
@@ -162,6 +226,28 @@ pub(crate) mod testing {
         }
     }
 
+    impl Collector for ValueOnce {
+        fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+            let rows = tables.only();
+            let first = !std::mem::replace(&mut self.0, true);
+            let mut push = |sensor, celsius: Option<f64>, critical: Option<f64>| {
+                let fields = [("temperature_celsius", celsius.into()), ("critical_celsius", critical.into())];
+                rows.push(&[("sensor", sensor)], &fields);
+            };
+            if first {
+                push("other", Some(1.0), Some(2.0));
+            }
+            push("a", Some(if first { 40.0 } else { 50.0 }), first.then_some(90.0));
+            Ok(())
+        }
+    }
+
+    impl Collector for RowsOnce {
+        fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+            if std::mem::replace(&mut self.0, true) { Ok(()) } else { ValueOnce(false).collect(tables) }
+        }
+    }
+
     const fn kind(
         name: &'static str,
         measurements: &'static [&'static str],
@@ -176,6 +262,10 @@ pub(crate) mod testing {
     pub const PANICS: CollectorKind = kind("memory", &["memory"], |_| Box::new(Panics));
     /// Fails at each reading.
     pub const FAILS: CollectorKind = kind("load", &["load"], |_| Box::new(Fails));
+    /// Has a value at its first reading only.
+    pub const VALUE_ONCE: CollectorKind = kind("temperature", &["temperature"], |_| Box::new(ValueOnce(false)));
+    /// Has rows at its first reading only.
+    pub const ROWS_ONCE: CollectorKind = kind("temperature", &["temperature"], |_| Box::new(RowsOnce(false)));
     /// Has nothing to tell, and says why.
     pub const SILENT: CollectorKind = kind("wifi", &["wifi"], |_| Box::new(Silent));
 }
@@ -202,7 +292,7 @@ mod tests {
     fn a_reading_has_rows_by_measurement_and_notes() {
         let mut reader = Reader::open(SILENT, &Context::default()).unwrap();
         let reading = reader.read(LIMIT).unwrap();
-        let rows: Vec<(&str, usize)> = reading.rows.iter().map(|(name, rows, _)| (&**name, *rows)).collect();
+        let rows: Vec<(&str, usize)> = reading.measured.iter().map(|of| (&*of.measurement, of.rows)).collect();
         assert_eq!(rows, [("wifi", 0)]);
         assert_eq!(reading.notes, ["There is no wireless interface."]);
     }

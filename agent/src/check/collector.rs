@@ -89,9 +89,9 @@ fn of_reading(collector: &'static str, reading: Result<Reading, ReadingError>) -
             return CollectorReport { error: Some(chain(&error)), ..failed };
         }
     };
-    let found = reading.rows.iter().any(|(_, count, _)| *count > 0);
+    let found = reading.measured.iter().any(|measured| measured.rows > 0);
     CollectorReport {
-        rows: reading.rows.iter().map(|(measurement, count, _)| (measurement.to_string(), *count)).collect(),
+        rows: reading.measured.iter().map(|measured| (measured.measurement.to_string(), measured.rows)).collect(),
         microseconds: u64::try_from(reading.took.as_micros()).ok(),
         notes: reading.notes,
         ..nothing_of(collector, if found { CollectorState::Works } else { CollectorState::NothingHere })

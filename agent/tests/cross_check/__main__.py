@@ -9,6 +9,7 @@ those that it does not have, to show that this is found.
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 import sources
-from checks import FIELDS, KEYS, Between, Rate, Same, Unchecked
+from checks import FIELDS, KEYS, Rate, Same, Unchecked
 from rates import Recorder
 
 # Measurements whose rates are compared: each is read by a run of its own, so that a second is a second.
@@ -109,6 +110,8 @@ def compare_value(name: str, value, rule, key, row, readings: list[dict], record
         low, high = bounds[0] - rule.absolute, bounds[1] + rule.absolute
     else:
         known = [reading[key].get(name) for reading in readings if key in reading]
+        if value is None and getattr(rule, "or_nil", False):
+            return None
         if value is None or None in known:
             same = value is None and (None in known or not known)
             return None if same else f"is {value}, others read {known}"
@@ -201,6 +204,10 @@ def main() -> int:
         try:
             for child in children:
                 child.stdout.readline()
+            # Something for the sockets to tell.
+            listener = socket.create_server(("127.0.0.1", 0))
+            connections = [socket.create_connection(listener.getsockname()) for _ in range(20)]
+            connections.append(listener)
             return cross_check(options, str(config), measured, {str(child.pid) for child in children})
         finally:
             for child in children:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 import rates
+from sources import PROTOCOL_COUNTERS, TCP_STATES
 
 MIB = 1024 * 1024
 
@@ -17,7 +18,8 @@ class Between:
 
     absolute: float = 0
     relative: float = 0
-    # Beside these, what the field counts on a row's own: `{tags: ...}` to a tolerance.
+    # Whether the agent may leave it out now and then.
+    or_nil: bool = False
 
 
 @dataclass
@@ -55,6 +57,8 @@ def shares(*fields):
 IDLE = ("idle", "iowait")
 BUSY = tuple(name for name in rates.CPU if name not in IDLE)
 NO_HARDWARE = "needs hardware that tells of itself; recorded trees test it in the collector"
+
+NO_GPU = "needs an NVIDIA graphics processor"
 
 # The tags of each measurement that make a row's key, where they are not all.
 KEYS = {"filesystem": ("mountpoint",), "process": ("pid",)}
@@ -163,9 +167,24 @@ FIELDS = {
         "transmit_errors_total": COUNTER,
         "receive_drops_total": COUNTER,
         "transmit_drops_total": COUNTER,
+        "kind": Same(),
+        "up": Same(),
+        "speed_bits_per_second": EXACT,
     },
-    "wifi": {},
-    "sockets": {},
+    "wifi": {
+        name: Unchecked(NO_HARDWARE)
+        for name in ("signal_dbm", "noise_dbm", "link_quality", "discarded_packets_total", "missed_beacons_total")
+    },
+    "sockets": {
+        # Those of other programs come and go.
+        **{
+            name: Between(absolute=16)
+            for name in ("sockets", "tcp_connections", "tcp_time_wait", "tcp_orphaned", "udp_sockets")
+        },
+        # Counted now and then only.
+        **{f"tcp_{state}": Between(absolute=16, or_nil=True) for state in TCP_STATES.values()},
+        **{name: COUNTER for name in PROTOCOL_COUNTERS.values()},
+    },
     "temperature": {"temperature_celsius": Between(absolute=5), "critical_celsius": EXACT},
     "fan": {
         "speed_rpm": Between(relative=0.2),
@@ -199,6 +218,75 @@ FIELDS = {
         "zombie": Between(absolute=16),
         "other": Between(absolute=4),
         "threads": Between(absolute=32),
+    },
+    "container": {
+        name: Unchecked("needs containers; recorded cgroups test it in the collector")
+        for name in (
+            "cpu_percent",
+            "cpu_usage_seconds_total",
+            "cpu_user_seconds_total",
+            "cpu_system_seconds_total",
+            "cpu_periods_total",
+            "cpu_throttled_periods_total",
+            "cpu_throttled_seconds_total",
+            "memory_used_bytes",
+            "memory_limit_bytes",
+            "memory_working_set_bytes",
+            "memory_anon_bytes",
+            "memory_file_bytes",
+            "swap_used_bytes",
+            "oom_kills_total",
+            "read_bytes_total",
+            "written_bytes_total",
+            "reads_total",
+            "writes_total",
+            "pids",
+            "pids_limit",
+        )
+    },
+    "gpu": {
+        name: Unchecked(NO_GPU)
+        for name in (
+            "index",
+            "pci_address",
+            "available",
+            "suspended",
+            "mig_enabled",
+            "usage_percent",
+            "memory_busy_percent",
+            "encoder_percent",
+            "decoder_percent",
+            "memory_total_bytes",
+            "memory_used_bytes",
+            "memory_free_bytes",
+            "memory_used_percent",
+            "temperature_celsius",
+            "power_watts",
+            "power_limit_watts",
+            "energy_joules_total",
+            "graphics_clock_hertz",
+            "sm_clock_hertz",
+            "memory_clock_hertz",
+            "video_clock_hertz",
+            "fan_percent",
+            "fan_speed_rpm",
+            "pcie_received_bytes_per_second",
+            "pcie_sent_bytes_per_second",
+            "pcie_link_generation",
+            "pcie_link_width",
+            "throttle_reasons",
+            "thermal_throttling",
+            "power_throttling",
+            "ecc_corrected_volatile_total",
+            "ecc_uncorrected_volatile_total",
+            "ecc_corrected_aggregate_total",
+            "ecc_uncorrected_aggregate_total",
+            "xid_errors_total",
+        )
+    },
+    "gpu_process": {
+        name: Unchecked(NO_GPU)
+        for name in ("memory_used_bytes", "usage_percent", "memory_busy_percent", "encoder_percent", "decoder_percent")
     },
     "process": {
         "parent_pid": EXACT,

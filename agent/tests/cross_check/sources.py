@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 PACKAGES = {"df": "coreutils", "du": "coreutils", "free": "procps", "ip": "iproute2", "ps": "procps", "ss": "iproute2"}
@@ -207,6 +206,8 @@ def network():
         receive, transmit = link["stats64"]["rx"], link["stats64"]["tx"]
         counts = lambda field: number(f"/sys/class/net/{name}/statistics/{field}")
         speed = number(f"/sys/class/net/{name}/speed", 1_000_000)
+        if link_kind(name, link["link_type"]) == "virtual" and not Path(f"/sys/class/net/{name}/bonding").exists():
+            speed = None
         found[(name,)] = {
             "receive_bytes_total": receive["bytes"],
             "transmit_bytes_total": transmit["bytes"],
@@ -218,9 +219,21 @@ def network():
             "receive_drops_total": counts("rx_dropped") + counts("rx_missed_errors"),
             "transmit_drops_total": counts("tx_dropped"),
             "speed_bits_per_second": speed if speed and speed > 0 else None,
+            "kind": link_kind(name, link["link_type"]),
             "up": link["operstate"] == "UP" or (link["operstate"] == "UNKNOWN" and "LOWER_UP" in link["flags"]),
         }
     return found
+
+
+def link_kind(name: str, link_type: str) -> str:
+    folder = Path(f"/sys/class/net/{name}")
+    if link_type == "loopback":
+        return "loopback"
+    if (folder / "wireless").exists() or (folder / "phy80211").exists():
+        return "wifi"
+    if "/virtual/" in str(folder.resolve()):
+        return "virtual"
+    return {"ether": "ethernet", "infiniband": "infiniband"}.get(link_type, "other")
 
 
 def hwmon(prefix: str):
@@ -267,9 +280,9 @@ def processes():
 def process():
     boot = int(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)[1])
     found = {}
-    columns = "pid=,ppid=,nlwp=,rss=,vsz=,state=,user:40=,comm="
-    for line in run("ps", "-eo", columns).splitlines():
-        pid, parent, threads, resident, virtual, state, user, name = line.split(maxsplit=7)
+    columns = "pid=,ppid=,nlwp=,rss=,vsz=,state=,user:40=,args="
+    for line in run("ps", "-ewwo", columns).splitlines():
+        pid, parent, threads, resident, virtual, state, user, command = line.split(maxsplit=7)
         stat, io = text(f"/proc/{pid}/stat"), text(f"/proc/{pid}/io")
         if stat is None:
             continue
@@ -281,7 +294,8 @@ def process():
             open_files = None
         found[(pid,)] = {
             "parent_pid": int(parent),
-            "command": name,
+            # The arguments are not told unless the configuration says so; the programs that are compared have no space in their path.
+            "command": command.split()[0],
             "user": user,
             "state": STATES.get(state[0], "other"),
             "threads": int(threads),
@@ -296,10 +310,65 @@ def process():
     return found
 
 
+# States as `ss` names them and as the agent does.
+TCP_STATES = {
+    "ESTAB": "established",
+    "SYN-SENT": "syn_sent",
+    "SYN-RECV": "syn_received",
+    "FIN-WAIT-1": "fin_wait1",
+    "FIN-WAIT-2": "fin_wait2",
+    "CLOSE-WAIT": "close_wait",
+    "LAST-ACK": "last_ack",
+    "CLOSING": "closing",
+    "LISTEN": "listen",
+}
+# Counters as /proc/net/snmp and /proc/net/netstat name them and as the agent does.
+PROTOCOL_COUNTERS = {
+    "Tcp ActiveOpens": "tcp_active_opens_total",
+    "Tcp PassiveOpens": "tcp_passive_opens_total",
+    "Tcp AttemptFails": "tcp_failed_opens_total",
+    "Tcp EstabResets": "tcp_established_resets_total",
+    "Tcp OutRsts": "tcp_sent_resets_total",
+    "Tcp InSegs": "tcp_received_segments_total",
+    "Tcp OutSegs": "tcp_sent_segments_total",
+    "Tcp RetransSegs": "tcp_retransmitted_segments_total",
+    "Tcp InErrs": "tcp_receive_errors_total",
+    "TcpExt ListenOverflows": "tcp_listen_overflows_total",
+    "TcpExt ListenDrops": "tcp_listen_drops_total",
+    "Udp InDatagrams": "udp_received_datagrams_total",
+    "Udp OutDatagrams": "udp_sent_datagrams_total",
+    "Udp NoPorts": "udp_no_port_total",
+    "Udp InErrors": "udp_receive_errors_total",
+    "Udp RcvbufErrors": "udp_receive_buffer_errors_total",
+    "Udp SndbufErrors": "udp_send_buffer_errors_total",
+}
+
+
+def protocol_counters() -> dict[str, int]:
+    """Pairs of lines: names, and numbers."""
+    found = {}
+    for path in ("/proc/net/snmp", "/proc/net/netstat"):
+        lines = Path(path).read_text().splitlines()
+        for names, numbers in zip(lines[::2], lines[1::2]):
+            protocol, _, names = names.partition(":")
+            pairs = zip(names.split(), numbers.partition(":")[2].split())
+            found |= {f"{protocol} {name}": int(number) for name, number in pairs}
+    return found
+
+
 def sockets():
+    summary = run("ss", "-s")
+    tcp = re.search(r"^TCP: .*orphaned (\d+), timewait (\d+)", summary, re.MULTILINE)
     states = [line.split()[0] for line in run("ss", "-Htan").splitlines()]
-    return {(): {"tcp_established": states.count("ESTAB"), "tcp_listen": states.count("LISTEN")}}
-
-
-def now() -> float:
-    return time.time()
+    counters = protocol_counters()
+    return {
+        (): {
+            "sockets": int(re.search(r"^Total: (\d+)", summary, re.MULTILINE)[1]),
+            "tcp_connections": states.count("ESTAB") + states.count("CLOSE-WAIT"),
+            "tcp_orphaned": int(tcp[1]),
+            "tcp_time_wait": int(tcp[2]),
+            "udp_sockets": len(run("ss", "-Hua").splitlines()),
+            **{f"tcp_{name}": states.count(state) for state, name in TCP_STATES.items()},
+            **{name: counters.get(counter) for counter, name in PROTOCOL_COUNTERS.items()},
+        }
+    }
