@@ -171,7 +171,7 @@ fn read(collector: &mut dyn Collector, tables: &mut Tables) -> Result<Reading, C
     let result = collector.collect(tables);
     let took = started.elapsed();
     let measured = tables.iter_mut().map(|rows| Measured {
-        measurement: rows.measurement(),
+        measurement: rows.measurement().clone(),
         time_ms,
         rows: rows.len(),
         columns: rows.take(),

@@ -70,7 +70,7 @@ fn refused(what: &'static str) -> impl FnOnce(sysinfo::Error) -> CollectError {
 /// # Panics
 /// When a name is not one of the catalog's, or a tag is missing.
 fn push(rows: &mut Rows, tags: &[(&str, &str)], known: &[(&str, Value<'_>)]) {
-    let measurement = rows.measurement();
+    let measurement = rows.measurement().clone();
     let spec = catalog::measurement(&measurement).expect("rows are of a measurement of the catalog");
     for (name, _) in known {
         assert!(spec.fields.iter().any(|field| field.name == *name), "`{measurement}` has no field `{name}`");
