@@ -104,19 +104,22 @@ def compare_value(name: str, value, rule, key, row, readings: list[dict], record
     if isinstance(rule, Unchecked):
         return None
     if isinstance(rule, Rate):
-        bounds = recorder.bounds(row["ts"] / 1000, rule.rate(key))
-        if bounds is None:
-            return None if value is None else f"is {value}, and nobody else knows it"
-        low, high = bounds[0] - rule.absolute, bounds[1] + rule.absolute
+        found = recorder.found(row["ts"] / 1000, rule.rate(key))
+        known = [rate for rate in found if rate is not None]
+        if value is None and (None in found or not found):
+            return None
+        if not known:
+            return f"is {value}, and nobody else knows it"
+        low, high = min(known) - rule.absolute, max(known) + rule.absolute
     else:
         known = [reading[key].get(name) for reading in readings if key in reading]
         if value is None and getattr(rule, "or_nil", False):
             return None
         if value is None or None in known:
             same = value is None and (None in known or not known)
-            return None if same else f"is {value}, others read {known}"
+            return None if same else f"is {value}, others read {' or '.join(sorted(set(map(str, known)))[:4])}"
         if isinstance(rule, Same):
-            return None if value in known else f"is {value!r}, others read {sorted(set(map(str, known)))}"
+            return None if value in known else f"is {value!r}, others read {' or '.join(sorted(set(map(str, known)))[:4])}"
         if not known:
             return f"is {value}, and nobody else knows it"
         slack = rule.absolute + rule.relative * max(map(abs, known))

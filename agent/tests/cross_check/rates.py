@@ -48,10 +48,9 @@ class Recorder:
         second = [sample for sample in self.samples if ts + SECOND[0] <= sample[0] <= ts + SECOND[1]]
         return [(before, after) for before in first for after in second]
 
-    def bounds(self, ts: float, rate):
-        """The lowest and highest rate between any such two; none where none is known."""
-        rates = [found for (t1, one), (t2, other) in self.pairs(ts) if (found := rate(one, other, t2 - t1)) is not None]
-        return (min(rates), max(rates)) if rates else None
+    def found(self, ts: float, rate) -> list:
+        """The rate between each two such samples; None where they tell none, as of requests when there was no request."""
+        return [rate(one, other, t2 - t1) for (t1, one), (t2, other) in self.pairs(ts)]
 
 
 def take() -> dict:

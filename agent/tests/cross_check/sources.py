@@ -61,12 +61,11 @@ def named(path) -> dict[str, int]:
 
 
 def cpu():
-    mhz = [float(value) for value in re.findall(r"^cpu MHz\s*: (\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)]
     cores = re.findall(r"^cpu(\d+) ", Path("/proc/stat").read_text(), re.MULTILINE)
     found = {}
-    for index, core in enumerate(cores):
-        scaling = number(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq", 1000)
-        found[(core,)] = {"frequency_hertz": scaling or (mhz[index] * 1e6 if index < len(mhz) else None)}
+    for core in cores:
+        folder = f"/sys/devices/system/cpu/cpu{core}/cpufreq"
+        found[(core,)] = {"frequency_hertz": number(f"{folder}/scaling_cur_freq", 1000)}
     known = [fields["frequency_hertz"] for fields in found.values() if fields["frequency_hertz"]]
     found[("total",)] = {"frequency_hertz": sum(known) / len(known) if known else None}
     return found
