@@ -126,7 +126,7 @@ mod tests {
         for kind in KINDS {
             let columns = read(kind);
             let certain = matches!(kind.name, "cpu" | "memory" | "load");
-            assert!(columns.fields.values().all(|column| column.len() > 0) || !certain, "{}", kind.name);
+            assert!(columns.fields.values().all(|column| !column.is_empty()) || !certain, "{}", kind.name);
         }
     }
 
