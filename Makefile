@@ -66,6 +66,10 @@ bench-agent: tools ## Measure what the agent costs beside node_exporter, into do
 fmt: ## Format the Rust code
 	@cargo fmt --all
 
+.PHONY: docs
+docs: ## Write docs/measurements.md anew from the catalog
+	@cargo run --quiet --locked --package plimsoll-nats --example measurements
+
 .PHONY: clean
 clean: ## Remove what cargo built; fetched tools stay
 	@cargo clean

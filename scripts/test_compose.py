@@ -92,8 +92,31 @@ def own_problems(name: str, service: dict) -> list[str]:
         check = " ".join(service.get("healthcheck", {}).get("test", []))
         if not port or f":{port}/readyz" not in check:
             found.append(f"its health check does not ask /readyz on the port of {key}")
+    if name == "agent":
+        found += agent_problems(service, environment)
     if name == "ingest" and service.get("ports"):
         found.append("a published port keeps it from being scaled")
+    return found
+
+
+def agent_problems(service: dict, environment: dict) -> list[str]:
+    """What keeps the agent from seeing its host, or lets it do more than see."""
+    found = []
+    root = environment.get("PLIMSOLL_AGENT__HOST_ROOT", "")
+    mounts = [str(volume).split(":") for volume in service.get("volumes", [])]
+    options = next((mount[2].split(",") for mount in mounts if mount[:2] == ["/", root] and len(mount) == 3), None)
+    if options is None:
+        found.append("the host's root is not mounted where PLIMSOLL_AGENT__HOST_ROOT says")
+    elif sorted(options) != ["ro", "rslave"]:
+        found.append("the host's root is not mounted read-only with what is mounted later")
+    found += [f"does not share the host's {key}" for key in ("pid", "network_mode") if service.get(key) != "host"]
+    if service.get("read_only") is not True:
+        found.append("its own files are not read-only")
+    if "no-new-privileges:true" not in service.get("security_opt", []):
+        found.append("may gain privileges")
+    state = environment.get("PLIMSOLL_AGENT__STATE_DIR", "")
+    if not state.startswith(f"{STATEFUL['agent']}/"):
+        found.append("keeps its state outside of its volume")
     return found
 
 
@@ -140,6 +163,14 @@ class ComposeFile(unittest.TestCase):
             ("until `nats` is healthy", ("services", "agent", "depends_on"), lambda needs: needs.update(nats={"condition": "service_started"})),
             ("target of its name", ("services", "agent", "build"), lambda build: build.update(target="ingest")),
             ("does not know the lake", ("services", "query-api", "environment"), lambda variables: variables.pop("PLIMSOLL_LAKE__CATALOG")),
+            ("is not mounted where", ("services", "agent", "environment"), lambda variables: variables.update(PLIMSOLL_AGENT__HOST_ROOT="/")),
+            ("is not mounted where", ("services", "agent", "volumes"), lambda volumes: volumes.pop(0)),
+            ("is not mounted read-only", ("services", "agent"), lambda service: service.update(volumes=["/:/host:rslave", "agent-data:/var/lib/plimsoll"])),
+            ("share the host's pid", ("services", "agent"), lambda service: service.pop("pid")),
+            ("share the host's network_mode", ("services", "agent"), lambda service: service.pop("network_mode")),
+            ("not read-only", ("services", "agent"), lambda service: service.pop("read_only")),
+            ("may gain privileges", ("services", "agent"), lambda service: service.pop("security_opt")),
+            ("outside of its volume", ("services", "agent", "environment"), lambda variables: variables.pop("PLIMSOLL_AGENT__STATE_DIR")),
             ("does not ask /readyz", ("services", "ingest", "environment"), lambda variables: variables.update(PLIMSOLL_INGEST__HTTP="0.0.0.0:1")),
         ]
         for expected, path, damage in breaks:

@@ -28,6 +28,8 @@ pub mod load;
 pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod network;
+#[cfg(any(test, not(target_os = "linux")))]
+pub mod portable;
 #[cfg(target_os = "linux")]
 pub mod power;
 #[cfg(target_os = "linux")]
@@ -276,9 +278,8 @@ pub const KINDS: &[CollectorKind] = &[
     },
 ];
 
-/// Every collector of this platform: none, as all of them read what only Linux has.
 #[cfg(not(target_os = "linux"))]
-pub const KINDS: &[CollectorKind] = &[];
+pub use self::portable::KINDS;
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{config::CollectorsConfig, events::EventSink};
+use crate::{
+    config::{AgentConfig, CollectorsConfig},
+    events::EventSink,
+};
 
 /// Where the host is looked at, its settings, and who takes its events.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +19,14 @@ pub struct Context {
     pub config: Arc<CollectorsConfig>,
     /// Takes what a collector notices happening.
     pub events: EventSink,
+}
+
+impl Context {
+    /// What a configuration says, with events that nobody takes.
+    #[must_use]
+    pub fn of(config: &AgentConfig) -> Self {
+        Self { paths: config.paths(), config: Arc::new(config.collectors.clone()), events: EventSink::default() }
+    }
 }
 
 /// Where the host's files are seen: below `/`, or below a folder when the agent runs in a container.

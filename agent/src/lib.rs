@@ -15,6 +15,7 @@ pub mod message;
 pub mod once;
 pub mod outlet;
 pub mod publisher;
+pub mod reading;
 pub mod rows;
 pub mod sampler;
 pub mod schedule;

@@ -1,43 +1,26 @@
 //! The agent's program.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use plimsoll_agent::{AgentConfig, AgentError, context::Context, once};
+use plimsoll_agent::{AgentConfig, AgentError, check, context::Context, once};
 use plimsoll_service::{
-    EXIT_FAILURE, EXIT_USAGE,
+    EXIT_FAILURE, EXIT_USAGE, config,
     launch::{CommonArgs, Threads, fail, launch_on},
     telemetry,
 };
+use serde_json::json;
 
-const KEYS: &str = "\
-Configuration keys and their defaults:
-  host = <host name>        id of this host, of the characters A-Z a-z 0-9 _ -
-  profile = \"standard\"      \"light\" for constrained hosts: samples each 10 s, sent each minute
-  interval = \"1s\"           time between two samples, 100ms to 1h; 10s with \"light\"
-  buffer_bytes = 67108864   memory for what the broker has not taken yet; the oldest goes first
+const KEYS: &str = concat!(
+    "The configuration file (--config), with every key:\n\n",
+    include_str!("../../docs/agent.example.toml"),
+    "
+Exit codes: 0 after SIGINT or SIGTERM, 64 for a wrong configuration or command line, 70 otherwise;
+of `check` 0 where every collector works or has nothing to tell, 1 where one fails"
+);
 
-  [batch]
-  interval = \"0s\"           how long samples are gathered into one message, up to 5m; 60s with \"light\";
-                            what has been gathered is lost when the agent is killed
-
-  [collectors.<name>]       cpu, memory, load, filesystem, diskio, network, temperature
-  enabled = true            whether it is read
-  interval = <interval>     time between two samples of this one
-
-  [nats]
-  url = \"nats://127.0.0.1:4222\"   addresses of the broker, separated by commas
-  user, password, password_file    where the broker asks for them
-  credentials_file                 where the broker uses JWT
-  replicas = 1                     of streams that this agent is the first to need
-  metrics_max_bytes = 10737418240  size of the stream of samples, likewise
-
-Each key is also a variable, which overrides the file:
-  PLIMSOLL_AGENT__HOST, PLIMSOLL_AGENT__INTERVAL, PLIMSOLL_AGENT__BUFFER_BYTES,
-  PLIMSOLL_AGENT__COLLECTORS__CPU__ENABLED, PLIMSOLL_AGENT__COLLECTORS__CPU__INTERVAL,
-  PLIMSOLL_NATS__URL, PLIMSOLL_NATS__USER, PLIMSOLL_NATS__PASSWORD_FILE and so on
-
-Exit codes: 0 after SIGINT or SIGTERM, 64 for a wrong configuration or command line, 70 otherwise";
+/// Of `check`, when a collector fails.
+const EXIT_FAILING: u8 = 1;
 
 /// Samples this host each second and pushes the samples to a Plimsoll broker
 #[derive(Debug, Parser)]
@@ -53,9 +36,15 @@ struct Args {
 enum Command {
     /// Print one sample as JSON and end; needs no broker and takes a second
     Once {
-        /// Collectors to read; all when none is named
+        /// Collectors to read; all that are switched on when none is named
         #[arg(value_name = "COLLECTOR")]
         collectors: Vec<String>,
+    },
+    /// Tell which collectors work on this host and why others do not, and whether the broker can be reached
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -73,20 +62,40 @@ fn main() -> ExitCode {
         None => {
             launch_on::<AgentConfig, AgentError, _>(Threads::One, "agent", &["nats"], &args.common, plimsoll_agent::run)
         }
-        Some(Command::Once { collectors }) => {
+        Some(command) => {
             telemetry::init(args.common.log_format);
-            print_once(&collectors)
+            match config::load("agent", &["nats"], args.common.config.as_deref()) {
+                Ok(config) => command.run(&config, args.common.config.as_deref()),
+                Err(error) => fail(&error, EXIT_USAGE),
+            }
         }
     }
 }
 
-fn print_once(collectors: &[String]) -> ExitCode {
-    let kinds = match once::select(collectors) {
-        Ok(kinds) => kinds,
-        Err(error) => return fail(&error, EXIT_USAGE),
-    };
-    match writeln!(std::io::stdout(), "{:#}", once::sample(&kinds, &Context::default())) {
-        Ok(()) => ExitCode::SUCCESS,
+impl Command {
+    fn run(self, config: &AgentConfig, file: Option<&Path>) -> ExitCode {
+        match self {
+            Self::Once { collectors } => match once::select(&collectors, config) {
+                Ok(kinds) => print(format_args!("{:#}\n", once::sample(&kinds, &Context::of(config))), 0),
+                Err(error) => fail(&error, EXIT_USAGE),
+            },
+            Self::Check { json } => {
+                let report = check::run(config, file);
+                let code = if report.is_good() { 0 } else { EXIT_FAILING };
+                if json {
+                    print(format_args!("{:#}\n", json!(report)), code)
+                } else {
+                    print(format_args!("{report}"), code)
+                }
+            }
+        }
+    }
+}
+
+/// Prints what was asked for. Returns `code` unless nobody takes it.
+fn print(text: std::fmt::Arguments<'_>, code: u8) -> ExitCode {
+    match write!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::from(code),
         Err(error) => fail(&error, EXIT_FAILURE),
     }
 }

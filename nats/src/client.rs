@@ -66,7 +66,8 @@ impl NatsConfig {
     }
 
     /// The addresses as they may be shown: without user, password or token.
-    fn shown_url(&self) -> String {
+    #[must_use]
+    pub fn shown_url(&self) -> String {
         self.url.split(',').map(|url| without_user_info(url.trim())).collect::<Vec<_>>().join(",")
     }
 }
@@ -97,6 +98,12 @@ pub enum ConnectError {
         /// Why.
         source: std::io::Error,
     },
+    /// The broker does not answer or does not let the client in. Only an attempt that is not repeated fails so.
+    #[error("failed to connect")]
+    Away {
+        /// Why.
+        source: async_nats::ConnectError,
+    },
     /// The service was told to stop while it waited for the broker.
     #[error("stopped while waiting for the broker")]
     Cancelled,
@@ -118,15 +125,7 @@ impl Client {
     /// reconnects by itself.
     pub async fn connect(config: &NatsConfig, name: &str, shutdown: &CancellationToken) -> Result<Self, ConnectError> {
         const MAX_PAUSE: Duration = Duration::from_secs(5);
-        let addresses = config
-            .url
-            .split(',')
-            .map(|url| {
-                url.trim()
-                    .parse::<async_nats::ServerAddr>()
-                    .map_err(|source| ConnectError::Address { url: without_user_info(url.trim()), source })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let addresses = addresses(config)?;
         let mut pause = Duration::from_millis(50);
         let mut told = false;
         loop {
@@ -155,11 +154,26 @@ impl Client {
         }
     }
 
+    /// Connects under a client name, trying once.
+    ///
+    /// Fails as [`Client::connect`] does, and when the broker does not answer or does not let the client in.
+    pub async fn connect_once(config: &NatsConfig, name: &str) -> Result<Self, ConnectError> {
+        let attempt = options(config, name).await?.connect(addresses(config)?);
+        let nats = attempt.await.map_err(|source| ConnectError::Away { source })?;
+        Ok(Self { jetstream: jetstream::new(nats.clone()), nats })
+    }
+
     /// Whether the connection stands at this moment.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.nats.connection_state() == async_nats::connection::State::Connected
     }
+}
+
+fn addresses(config: &NatsConfig) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    let address =
+        |url: &str| url.parse().map_err(|source| ConnectError::Address { url: without_user_info(url), source });
+    config.url.split(',').map(|url| address(url.trim())).collect()
 }
 
 async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, ConnectError> {

@@ -36,6 +36,27 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::AgentStarted,
+        Self::AgentStopped,
+        Self::Reboot,
+        Self::ClockStep,
+        Self::OomKill,
+        Self::ThrottlingBegan,
+        Self::ThrottlingEnded,
+        Self::FilesystemReadOnly,
+        Self::DiskGone,
+        Self::LinkGone,
+        Self::GpuXid,
+    ];
+
+    /// The kind of that name, as subjects and JSON spell it.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The kind as subjects and JSON spell it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -89,21 +110,16 @@ mod tests {
 
     #[test]
     fn kinds_are_spelled_alike_in_subjects_and_json() {
-        let kinds = [
-            EventKind::AgentStarted,
-            EventKind::AgentStopped,
-            EventKind::Reboot,
-            EventKind::ClockStep,
-            EventKind::OomKill,
-            EventKind::ThrottlingBegan,
-            EventKind::ThrottlingEnded,
-            EventKind::FilesystemReadOnly,
-            EventKind::DiskGone,
-            EventKind::LinkGone,
-            EventKind::GpuXid,
-        ];
-        for kind in kinds {
+        for kind in EventKind::ALL {
             assert_eq!(serde_json::to_value(kind).expect("a string"), kind.as_str());
+            assert_eq!(EventKind::parse(kind.as_str()), Some(kind));
         }
+    }
+
+    #[test]
+    fn all_kinds_are_listed() {
+        let unknown = serde_json::from_str::<EventKind>("\"none\"").expect_err("unknown").to_string();
+        // The text quotes the unknown one and each known one.
+        assert_eq!(unknown.matches('`').count() / 2, EventKind::ALL.len() + 1, "{unknown}");
     }
 }

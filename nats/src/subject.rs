@@ -55,6 +55,12 @@ pub fn event(host: &HostId, kind: EventKind) -> String {
     format!("plimsoll.events.{host}.{kind}")
 }
 
+/// The filter of host events: those of one host, of one kind, or all.
+#[must_use]
+pub fn event_filter(host: Option<&HostId>, kind: Option<EventKind>) -> String {
+    format!("plimsoll.events.{}.{}", host.map_or("*", |host| host), kind.map_or("*", EventKind::as_str))
+}
+
 /// The subject of an alert transition: `plimsoll.alerts.<rule>.<host>`.
 #[must_use]
 pub fn alert(rule: &str, host: &HostId) -> String {

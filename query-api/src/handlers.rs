@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod clients;
+pub mod events;
 pub mod interval;
 pub mod live;
 pub mod measurements;

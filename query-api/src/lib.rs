@@ -6,6 +6,7 @@ pub mod app;
 pub mod attach;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod feed;
 pub mod guard;
 pub mod handlers;

@@ -26,7 +26,7 @@ const INDEX: &str = include_str!("../web/index.html");
 
 /// All routes of the service. Health checks and scrapes may use any name for it, all others one of `hosts` only.
 pub fn router(app: App, ops: &Ops, hosts: AllowedHosts) -> Router {
-    use handlers::{alerts, clients, live, measurements, metrics, rules, stats};
+    use handlers::{alerts, clients, events, live, measurements, metrics, rules, stats};
     let api = Router::new()
         .route("/", get(|| async { Html(INDEX) }))
         .route("/api/clients", get(clients::list))
@@ -36,6 +36,7 @@ pub fn router(app: App, ops: &Ops, hosts: AllowedHosts) -> Router {
         .route("/api/rules", get(rules::list).post(rules::create))
         .route("/api/rules/{name}", get(rules::read).put(rules::replace).delete(rules::delete))
         .route("/api/alerts", get(alerts::list))
+        .route("/api/events", get(events::list))
         .route("/ws/live", get(live::open))
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))

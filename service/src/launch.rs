@@ -36,10 +36,10 @@ pub enum Threads {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct CommonArgs {
     /// Configuration file in TOML; variables PLIMSOLL_… override it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How log lines look; what is logged is set by the variable PLIMSOLL_LOG, default info
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
 }
 

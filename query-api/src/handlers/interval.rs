@@ -24,11 +24,16 @@ pub struct Interval {
 impl Interval {
     /// Takes `from` (default one hour before `to`) and `to` (default the present).
     pub fn take(params: &mut Params) -> Option<Self> {
+        Self::take_or(params, DEFAULT_LENGTH_MS)
+    }
+
+    /// The same with `from` so long before `to` when nobody says.
+    pub fn take_or(params: &mut Params, length_ms: i64) -> Option<Self> {
         let now = now_ms();
         let to = params.optional("to", EXPECTED_TIME, |text| parse_time(text, now));
         let from = params.optional("from", EXPECTED_TIME, |text| parse_time(text, now));
         let to_ms = to.unwrap_or(now);
-        let interval = Self { from_ms: from.unwrap_or((to_ms - DEFAULT_LENGTH_MS).max(0)), to_ms, open: to.is_none() };
+        let interval = Self { from_ms: from.unwrap_or((to_ms - length_ms).max(0)), to_ms, open: to.is_none() };
         if interval.from_ms >= interval.to_ms {
             params.wrong("from", "a time before `to`, which is the present unless given");
             return None;

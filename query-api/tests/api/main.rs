@@ -1,5 +1,6 @@
 //! The service as its users see it: a real broker, a real lake, real HTTP and WebSocket clients.
 
+mod events;
 mod faults;
 mod harness;
 mod live;

@@ -38,6 +38,9 @@ async fn wrong_parameters_are_named_with_what_was_expected() {
         ("/api/measurements?x=1", &["x"]),
         ("/api/rules?x=1", &["x"]),
         ("/api/alerts?status=red&host=a.b&rule=X", &["status", "host", "rule"]),
+        ("/api/events?host=a.b&kind=boom&limit=0&since=-1h", &["host", "kind", "limit", "since"]),
+        ("/api/events?limit=10001", &["limit"]),
+        ("/api/events?from=now&to=-1h", &["from"]),
         ("/ws/live?hosts=&measurements=[", &["hosts", "measurements"]),
     ] {
         let problem = harness.problem(path, 400).await;

@@ -1,0 +1,44 @@
+//! Space of mounted file systems.
+
+use sysinfo::{DiskRefreshKind, Disks};
+
+use super::push;
+use crate::{
+    collectors::{CollectError, Collector, portable::refused},
+    rows::{Tables, percent},
+};
+
+/// Reads the space of every disk that the system lists.
+#[derive(Debug)]
+pub struct Filesystem;
+
+impl Collector for Filesystem {
+    fn collect(&mut self, tables: &mut Tables) -> Result<(), CollectError> {
+        let rows = tables.only();
+        let disks = Disks::new_with_refreshed_list_specifics(DiskRefreshKind::nothing().with_storage());
+        for disk in &disks.map_err(refused("the system for its disks"))? {
+            let (total, available) = (disk.total_space(), disk.available_space());
+            if total == 0 {
+                continue;
+            }
+            // What is reserved for the system is not told apart from what is used.
+            let used = total.saturating_sub(available);
+            push(
+                rows,
+                &[
+                    ("device", &disk.name().to_string_lossy()),
+                    ("fstype", &disk.file_system().to_string_lossy()),
+                    ("mountpoint", &disk.mount_point().to_string_lossy()),
+                ],
+                &[
+                    ("total_bytes", total.into()),
+                    ("used_bytes", used.into()),
+                    ("available_bytes", available.into()),
+                    ("used_percent", percent(used, total).into()),
+                    ("read_only", disk.is_read_only().into()),
+                ],
+            );
+        }
+        Ok(())
+    }
+}
