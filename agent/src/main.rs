@@ -3,12 +3,13 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use plimsoll_agent::{AgentConfig, AgentError, context::Context, once};
+use plimsoll_agent::{AgentConfig, AgentError, context::Context, once, update};
 use plimsoll_service::{
-    EXIT_FAILURE, EXIT_USAGE,
+    EXIT_FAILURE, EXIT_USAGE, config,
     launch::{CommonArgs, fail, launch},
     telemetry,
 };
+use tokio_util::sync::CancellationToken;
 
 const KEYS: &str = "\
 Configuration keys and their defaults:
@@ -26,6 +27,12 @@ Configuration keys and their defaults:
   credentials_file                 where the broker uses JWT
   replicas = 1                     of streams that this agent is the first to need
   metrics_max_bytes = 10737418240  size of the stream of samples, likewise
+
+  [update]                  how the agent replaces itself; it does not unless url is set
+  url                       where the newest release is described
+  public_key                minisign key that releases are signed with
+  interval = \"1day\"         time between two looks, 1s to 30d
+  report_within = \"1m\"      how long a new release has to report before the old one comes back
 
 Each key is also a variable, which overrides the file:
   PLIMSOLL_AGENT__HOST, PLIMSOLL_AGENT__INTERVAL, PLIMSOLL_AGENT__BUFFER_BYTES,
@@ -52,6 +59,12 @@ enum Command {
         #[arg(value_name = "COLLECTOR")]
         collectors: Vec<String>,
     },
+    /// Look for a newer release, verify it and have it tried at the agent's next start
+    Update {
+        /// Only tell whether there is one
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -65,11 +78,47 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
-        None => launch::<AgentConfig, AgentError, _>("agent", &["nats"], &args.common, plimsoll_agent::run),
+        None => run(&args.common),
         Some(Command::Once { collectors }) => {
             telemetry::init(args.common.log_format);
             print_once(&collectors)
         }
+        Some(Command::Update { check }) => {
+            telemetry::init(args.common.log_format);
+            update_by_hand(&args.common, check)
+        }
+    }
+}
+
+/// Runs the agent, or a newer version in its place.
+fn run(common: &CommonArgs) -> ExitCode {
+    telemetry::init(common.log_format);
+    let program = std::env::current_exe();
+    if let Some(code) = update::launch::hand_over(common.config.as_deref()) {
+        return code;
+    }
+    let staged = CancellationToken::new();
+    let code = launch::<AgentConfig, AgentError, _>("agent", &["nats"], common, |config, shutdown| {
+        update::updater::run(config, staged.clone(), shutdown)
+    });
+    if staged.is_cancelled() { update::launch::restart(program) } else { code }
+}
+
+fn update_by_hand(common: &CommonArgs, check: bool) -> ExitCode {
+    let config = match config::load::<AgentConfig>("agent", &["nats"], common.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
+    match update::command::run(&config, check) {
+        Ok(text) => print_line(&text),
+        Err(error) => fail(&error, EXIT_FAILURE),
+    }
+}
+
+fn print_line(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, EXIT_FAILURE),
     }
 }
 
