@@ -270,3 +270,33 @@ async fn end(child: &mut Child, group: Option<Pid>, signals: &Signals) -> io::Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(text: &str) -> Option<Launcher> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Launcher::configured(Some(file.path()))
+    }
+
+    #[test]
+    fn a_configuration_for_a_later_version_keeps_nothing_from_being_launched() {
+        let text = "state_dir = '/nowhere'\nlater = 1\n[nats]\nlater = 1\n[update]\nlater = 1\nurl = 'https://example.org'\n\
+                    public_key = 'RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3'\nreport_within = '5s'";
+        let launcher = configured(text).unwrap();
+        assert_eq!(launcher.versions.dir(), Path::new("/nowhere/versions"));
+        assert_eq!(launcher.report_within, Duration::from_secs(5));
+        assert!(launcher.next().is_none());
+        assert!(configured(&text.replace("url", "ulr")).is_none());
+        assert!(configured("state_dir = '/nowhere'").is_none());
+        assert!(configured("no TOML").is_none());
+    }
+
+    #[test]
+    fn this_version_runs_unless_another_was_launched() {
+        assert_eq!(running_version(), own_version());
+        assert_eq!(trial_mark(), None);
+    }
+}
