@@ -61,6 +61,21 @@ bench-agent: tools ## Measure what the agent costs beside node_exporter, into do
 	@$(CARGO) build --profile dist --locked -p plimsoll-agent
 	$(CARGO) build --profile dist --locked -p plimsoll-agent --example wire
 	bench/agent/run --seconds '$(BENCH_SECONDS)' --wire-seconds '$(BENCH_SECONDS)'
+# What is built without the link argument of .cargo/config.toml: the agent needs no libduckdb, and what is passed on should
+# hold no path of this machine. In a folder of its own, since cargo would build everything anew for each of the two.
+PACKAGES := $(TARGET_DIR)/package
+
+.PHONY: agent
+agent:
+	@RUSTFLAGS= cargo build --profile dist --locked --package plimsoll-agent --target-dir '$(PACKAGES)'
+
+.PHONY: deb
+deb: agent ## Make a Debian package of the agent, on Debian
+	@deploy/package deb '$(PACKAGES)/dist/plimsoll-agent' '$(PACKAGES)'
+
+.PHONY: archive
+archive: agent ## Make the archive that deploy/install.sh installs the agent from
+	@deploy/package archive '$(PACKAGES)/dist/plimsoll-agent' '$(PACKAGES)'
 
 .PHONY: fmt
 fmt: ## Format the Rust code

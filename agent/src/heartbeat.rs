@@ -12,6 +12,8 @@ use plimsoll_nats::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::update::Receipts;
+
 /// How often the record is written.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long to wait after an attempt that failed, as when the bucket is yet to be declared.
@@ -28,13 +30,20 @@ pub struct Heartbeat {
     inventory: Inventory,
     bucket: Option<kv::Store>,
     failures: u32,
+    receipts: Receipts,
 }
 
 impl Heartbeat {
     /// Speaks of `host`, made of `inventory`.
     #[must_use]
     pub fn new(client: Client, host: HostId, inventory: Inventory) -> Self {
-        Self { client, host, inventory, bucket: None, failures: 0 }
+        Self { client, host, inventory, bucket: None, failures: 0, receipts: Receipts::default() }
+    }
+
+    /// The same, telling `receipts` of each record written.
+    #[must_use]
+    pub fn telling(self, receipts: Receipts) -> Self {
+        Self { receipts, ..self }
     }
 
     /// Writes the record at once and every [`HEARTBEAT`] until `shutdown`.
@@ -57,6 +66,7 @@ impl Heartbeat {
     async fn write(&mut self) -> bool {
         let Err(error) = self.try_write().await else {
             self.failures = 0;
+            self.receipts.heartbeat();
             return true;
         };
         self.bucket = None;

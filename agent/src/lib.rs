@@ -35,7 +35,7 @@ pub use error::AgentError;
 
 use crate::{
     buffer::SharedBuffer, collectors::KINDS, context::Context, encoder::PayloadLimit, events::EventSink,
-    heartbeat::Heartbeat, outlet::Outlet, publisher::Publisher, sampler::Sampler,
+    heartbeat::Heartbeat, outlet::Outlet, publisher::Publisher, sampler::Sampler, update::Receipts,
 };
 
 /// How long samplers may take to end.
@@ -46,6 +46,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Waits for a broker that is away, buffering. Fails on an invalid configuration, an address that is none, a secret that cannot
 /// be read, or when the system gives no thread.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+    run_with(config, Receipts::default(), shutdown).await
+}
+
+/// Does what [`run`] does, and tells `receipts` what the broker acknowledges.
+pub async fn run_with(config: AgentConfig, receipts: Receipts, shutdown: CancellationToken) -> Result<(), AgentError> {
     let problems = config.problems();
     if !problems.is_empty() {
         return Err(AgentError::Config { problems });
@@ -69,6 +74,11 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     tasks.spawn(sampler.run(stop.clone()));
     tasks.spawn(Arc::clone(&outlet).keep_flushing(stop.clone()));
 
+    update::report::tell(&config, &context.events);
+    if let Some(mark) = update::launch::trial_mark() {
+        let report = update::report::pass_trial(mark, receipts.clone(), update::report::samples_are_due(&config));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(report));
+    }
     tasks.spawn(report_drops(Arc::clone(&buffer), stop.clone()));
     let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
         Ok(client) => client,
@@ -79,8 +89,10 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         }
         Err(error) => return Err(error.into()),
     };
-    tasks.spawn(Heartbeat::new(client.clone(), host.clone(), inventory::read()).run(stop.clone()));
-    let mut publisher = Publisher::new(client, &config.nats, (host, epoch), Arc::clone(&buffer), limit);
+    let heartbeat = Heartbeat::new(client.clone(), host.clone(), inventory::read()).telling(receipts.clone());
+    tasks.spawn(heartbeat.run(stop.clone()));
+    let publisher = Publisher::new(client, &config.nats, (host, epoch), Arc::clone(&buffer), limit);
+    let mut publisher = publisher.telling(receipts);
     publisher.run(&shutdown).await;
 
     tasks.close();

@@ -3,13 +3,14 @@
 use std::{io::Write as _, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use plimsoll_agent::{AgentConfig, AgentError, check, context::Context, once};
+use plimsoll_agent::{AgentConfig, AgentError, check, context::Context, once, update};
 use plimsoll_service::{
     EXIT_FAILURE, EXIT_USAGE, config,
     launch::{CommonArgs, Threads, fail, launch_on},
     telemetry,
 };
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 const KEYS: &str = concat!(
     "The configuration file (--config), with every key:\n\n",
@@ -46,6 +47,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look for a newer release, verify it and have it tried at the agent's next start
+    Update {
+        /// Only tell whether there is one
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,9 +66,7 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
-        None => {
-            launch_on::<AgentConfig, AgentError, _>(Threads::One, "agent", &["nats"], &args.common, plimsoll_agent::run)
-        }
+        None => run(&args.common),
         Some(command) => {
             telemetry::init(args.common.log_format);
             match config::load("agent", &["nats"], args.common.config.as_deref()) {
@@ -72,12 +77,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs the agent, or a newer version in its place.
+fn run(common: &CommonArgs) -> ExitCode {
+    telemetry::init(common.log_format);
+    let program = std::env::current_exe();
+    if let Some(code) = update::launch::hand_over(common.config.as_deref()) {
+        return code;
+    }
+    let staged = CancellationToken::new();
+    let code = launch_on::<AgentConfig, AgentError, _>(Threads::One, "agent", &["nats"], common, |config, shutdown| {
+        update::updater::run(config, staged.clone(), shutdown)
+    });
+    if staged.is_cancelled() { update::launch::restart(program) } else { code }
+}
+
 impl Command {
     fn run(self, config: &AgentConfig, file: Option<&Path>) -> ExitCode {
         match self {
             Self::Once { collectors } => match once::select(&collectors, config) {
                 Ok(kinds) => print(format_args!("{:#}\n", once::sample(&kinds, &Context::of(config))), 0),
                 Err(error) => fail(&error, EXIT_USAGE),
+            },
+            Self::Update { check } => match update::command::run(config, check) {
+                Ok(text) => print(format_args!("{text}\n"), 0),
+                Err(error) => fail(&error, EXIT_FAILURE),
             },
             Self::Check { json } => {
                 let report = check::run(config, file);

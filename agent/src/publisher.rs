@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use self::ledger::{Ledger, LedgerError, MessageIds};
-use crate::{buffer::SharedBuffer, encoder::PayloadLimit, message::Message};
+use crate::{buffer::SharedBuffer, encoder::PayloadLimit, message::Message, update::Receipts};
 
 mod ledger;
 
@@ -75,6 +75,7 @@ pub struct Publisher {
     in_doubt: bool,
     pause: Duration,
     trouble_since: Option<Instant>,
+    receipts: Receipts,
 }
 
 impl Publisher {
@@ -99,7 +100,14 @@ impl Publisher {
             in_doubt: true,
             pause: MIN_PAUSE,
             trouble_since: None,
+            receipts: Receipts::default(),
         }
+    }
+
+    /// The same, telling `receipts` of each batch stored.
+    #[must_use]
+    pub fn telling(self, receipts: Receipts) -> Self {
+        Self { receipts, ..self }
     }
 
     /// Publishes until `shutdown`.
@@ -184,6 +192,7 @@ impl Publisher {
         }
         self.ledger.reach(ack.sequence);
         self.buffer.lock().remove(&measurement, seq);
+        self.receipts.samples();
         self.pause = MIN_PAUSE;
         Ok(())
     }

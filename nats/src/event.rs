@@ -15,6 +15,10 @@ pub enum EventKind {
     AgentStarted,
     /// The agent has ended in an orderly way.
     AgentStopped,
+    /// The agent has replaced itself by a newer release.
+    AgentUpdated,
+    /// A newer release did not work, and the agent went back to the one before it.
+    AgentUpdateFailed,
     /// The host has booted since the agent last ran.
     Reboot,
     /// The wall clock jumped.
@@ -37,9 +41,11 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::AgentStarted,
         Self::AgentStopped,
+        Self::AgentUpdated,
+        Self::AgentUpdateFailed,
         Self::Reboot,
         Self::ClockStep,
         Self::OomKill,
@@ -63,6 +69,8 @@ impl EventKind {
         match self {
             Self::AgentStarted => "agent_started",
             Self::AgentStopped => "agent_stopped",
+            Self::AgentUpdated => "agent_updated",
+            Self::AgentUpdateFailed => "agent_update_failed",
             Self::Reboot => "reboot",
             Self::ClockStep => "clock_step",
             Self::OomKill => "oom_kill",
