@@ -67,6 +67,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         tasks.spawn(sampler.run(stop.clone()));
     }
 
+    custom::spawn(&config, &outlet, &tasks, &stop);
+
     tasks.spawn(report_drops(Arc::clone(&buffer), stop.clone()));
     let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
         Ok(client) => client,
