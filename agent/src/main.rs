@@ -20,6 +20,14 @@ Configuration keys and their defaults:
   enabled = true            whether it is read
   interval = <interval>     time between two samples of this one
 
+  [[exec]]                  a command whose output is sampled; name and command = [\"/path\", \"argument\"] are needed
+  interval = \"1m\", timeout = \"10s\", format = \"influx\" or \"json\"
+  [[scrape]]                a Prometheus exporter; name and url are needed
+  interval = \"15s\", timeout = \"10s\", words = 2, exclude = []
+  [listen]                  sockets for samples of other programs; none unless named
+  statsd_udp, statsd_socket, influx_udp, influx_socket
+  interval = \"10s\", allow_remote = false
+
   [nats]
   url = \"nats://127.0.0.1:4222\"   addresses of the broker, separated by commas
   user, password, password_file    where the broker asks for them
@@ -27,7 +35,7 @@ Configuration keys and their defaults:
   replicas = 1                     of streams that this agent is the first to need
   metrics_max_bytes = 10737418240  size of the stream of samples, likewise
 
-Each key is also a variable, which overrides the file:
+Each key but those of [[exec]] and [[scrape]] is also a variable, which overrides the file:
   PLIMSOLL_AGENT__HOST, PLIMSOLL_AGENT__INTERVAL, PLIMSOLL_AGENT__BUFFER_BYTES,
   PLIMSOLL_AGENT__COLLECTORS__CPU__ENABLED, PLIMSOLL_AGENT__COLLECTORS__CPU__INTERVAL,
   PLIMSOLL_NATS__URL, PLIMSOLL_NATS__USER, PLIMSOLL_NATS__PASSWORD_FILE and so on

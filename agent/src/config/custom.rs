@@ -288,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn the_guides_file_is_read() {
+        let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/user-guide.md");
+        let guide = std::fs::read_to_string(guide).unwrap();
+        let (_, rest) = guide.split_once("as it stands here. -->\n```toml\n").unwrap();
+        let config = load_text(rest.split_once("```").unwrap().0).unwrap();
+        assert_eq!((config.exec[0].format, config.scrape[0].words), (ExecFormat::Json, 2));
+        assert!(config.listen.statsd_udp.is_some() && config.listen.influx_socket.is_some());
+    }
+
+    #[test]
     fn every_problem_is_told_at_once() {
         let error = load_text(
             "[[exec]]\nname = 'a'\ncommand = []\ninterval = '1ms'\ntimeout = '2h'\n\

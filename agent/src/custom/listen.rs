@@ -4,7 +4,7 @@
 
 mod socket;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use plimsoll_nats::{dead::chain, now_ms};
 use tokio::time::sleep;
@@ -85,7 +85,7 @@ impl Listener {
     }
 
     /// Reads until `stop`. Fails when the socket does.
-    async fn serve(&mut self, socket: &Socket, stop: &CancellationToken) -> Result<(), std::io::Error> {
+    async fn serve(&mut self, socket: &Socket, stop: &CancellationToken) -> Result<(), io::Error> {
         // One byte more, by which one that was cut off is known.
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES + 1];
         loop {
@@ -98,26 +98,26 @@ impl Listener {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    self.burst(socket, &mut buffer);
-                    return Ok(());
-                }
+                () = stop.cancelled() => return self.burst(socket, &mut buffer),
                 () = sleep(pause) => {}
                 readable = socket.readable() => {
                     readable?;
-                    self.burst(socket, &mut buffer);
+                    self.burst(socket, &mut buffer)?;
                 }
             }
         }
     }
 
-    /// Reads what is there.
-    fn burst(&mut self, socket: &Socket, buffer: &mut [u8]) {
+    /// Reads what is there. Fails when the socket does.
+    fn burst(&mut self, socket: &Socket, buffer: &mut [u8]) -> Result<(), io::Error> {
         for _ in 0..BURST {
-            // An error is that of one datagram, or comes again and is seen when waiting.
-            let Ok(count) = socket.try_recv(buffer) else { return };
-            self.take(&buffer[..count]);
+            match socket.try_recv(buffer) {
+                Ok(count) => self.take(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 
     fn take(&mut self, datagram: &[u8]) {
@@ -128,12 +128,9 @@ impl Listener {
         }
         let arrival_ms = second(now_ms());
         for (index, line) in lines(datagram) {
-            match line.and_then(|line| self.take_line(index, line, arrival_ms)) {
-                Ok(()) => {}
-                Err(error) => {
-                    let detail = || format!("{error}, in a datagram of {} bytes", datagram.len());
-                    self.gatherer.notes().refuse(Refusal::Malformed, 1, detail);
-                }
+            if let Err(error) = line.and_then(|line| self.take_line(index, line, arrival_ms)) {
+                let detail = || format!("{error}, in a datagram of {} bytes", datagram.len());
+                self.gatherer.notes().refuse(Refusal::Malformed, 1, detail);
             }
         }
     }

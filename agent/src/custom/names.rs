@@ -11,8 +11,8 @@ pub const EXPORTED: &str = "exported_";
 /// Columns that every table has, that the lake keeps for itself, or that PostgreSQL has in every table, which holds the lake's catalog.
 const RESERVED_COLUMNS: [&str; 11] =
     ["ts", "host", "row_id", "begin_snapshot", "end_snapshot", "cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
-/// What follows the name of a metric in the names of its samples, by the text formats of Prometheus.
-const SAMPLE_ENDINGS: [&str; 6] = ["_bucket", "_sum", "_count", "_created", "_total", "_info"];
+/// What follows the name of a histogram or summary in the names of its samples, by the text formats of Prometheus.
+const SAMPLE_ENDINGS: [&str; 4] = ["_bucket", "_sum", "_count", "_created"];
 /// How the names of the lake's summaries by minute and hour end.
 const SUMMARY_ENDINGS: [&str; 2] = ["_1m", "_1h"];
 /// Bytes of a checksum and what is before it.
@@ -148,7 +148,7 @@ mod tests {
             ("node_memory_MemAvailable_bytes", 1, "node"),
             ("node_memory_MemAvailable_bytes", 3, "node_memory_memavailable"),
             ("node_load1", 2, "node"),
-            ("node_intr_total", 2, "node"),
+            ("node_intr_total", 2, "node_intr"),
             ("go_info", 2, "go"),
             ("rpc_latency", 2, "rpc"),
             ("rpc_latency_bucket", 2, "rpc"),
@@ -158,7 +158,7 @@ mod tests {
             ("process_cpu_seconds_total", 2, "process_cpu"),
             ("process_cpu_seconds_total", 1, "exported_process"),
             ("_x", 2, "x_"),
-            ("_total", 2, "x"),
+            ("_sum", 2, "x"),
             ("instance:cpu:rate5m", 2, "instance_cpu"),
             ("rate_5_1m", 2, "rate_5"),
             ("rate_1m_x", 2, "rate"),

@@ -310,7 +310,7 @@ process_threads 7
         assert_eq!(whole.fields["app_latency_seconds_sum"], Column::Float(vec![Some(0.25)]));
         assert_eq!(whole.fields["app_latency_seconds_count"], Column::Float(vec![Some(4.0)]));
 
-        let uname = of(&batches, "node", &["exported_host", "exported_job", "job"]);
+        let uname = of(&batches, "node_uname", &["exported_host", "exported_job", "job"]);
         assert_eq!(uname.fields["node_uname_info"], Column::Float(vec![Some(1.0)]));
         assert_eq!(of(&batches, "node", &["job"]).fields["node_load1"], Column::Float(vec![Some(0.5)]));
         assert_eq!(of(&batches, "exported_process", &["job"]).fields.len(), 1);

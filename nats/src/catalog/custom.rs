@@ -6,8 +6,8 @@ use FieldType::{Bool, Integer};
 
 const JOB: TagSpec = tag("job", "The source's name in the agent's configuration");
 
-const fn up(description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
-    field("up", Bool, Gauge, "bool", description, names)
+const fn up(description: &'static str) -> FieldSpec {
+    field("up", Bool, Gauge, "bool", description, ("", ""))
 }
 
 const REFUSED: FieldSpec =
@@ -18,7 +18,7 @@ pub const EXEC: MeasurementSpec = MeasurementSpec {
     description: "Runs of the commands that `[[exec]]` names",
     tags: &[JOB],
     fields: &[
-        up("Whether the command succeeded and printed what can be read", ("", "")),
+        up("Whether the command succeeded and printed what can be read"),
         gauge("duration_seconds", "seconds", "Time that the run took", ("", "")),
         count("values", "Values that were sent", ("", "")),
         REFUSED,
@@ -30,7 +30,7 @@ pub const SCRAPE: MeasurementSpec = MeasurementSpec {
     description: "Scrapes of the Prometheus exporters that `[[scrape]]` names",
     tags: &[JOB],
     fields: &[
-        up("Whether the exporter answered with what can be read", ("", "")),
+        up("Whether the exporter answered with what can be read"),
         gauge("duration_seconds", "seconds", "Time that the scrape took", ("", "")),
         count("values", "Values that were sent", ("", "")),
         REFUSED,
