@@ -40,13 +40,14 @@ impl Agent {
     /// Starts an agent on a configuration file that holds `config`. Its built-in collectors keep silent.
     fn start(server: &TestServer, folder: &Path, config: &str) -> Self {
         let path = folder.join("agent.toml");
-        std::fs::write(&path, format!("host = 'test-host'\ninterval = '1h'\n{config}")).unwrap();
-        let mut child = agent(&path).env("PLIMSOLL_NATS__URL", server.url()).spawn().unwrap();
-        let (lines, said) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::<Mutex<String>>::default());
+        std::fs::write(&path, format!("host = 'test-host'\ninterval = '1h'\n{config}")).expect("written");
+        let mut child = agent(&path).env("PLIMSOLL_NATS__URL", server.url()).spawn().expect("starts");
+        let (lines, said) =
+            (BufReader::new(child.stderr.take().expect("piped")).lines(), Arc::<Mutex<String>>::default());
         let heard = Arc::clone(&said);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                *heard.lock().unwrap() += &format!("{line}\n");
+                *heard.lock().expect("no panic") += &format!("{line}\n");
             }
         });
         Self { child, said }
@@ -54,13 +55,13 @@ impl Agent {
 
     /// How often the log names a text.
     fn said(&self, text: &str) -> usize {
-        self.said.lock().unwrap().matches(text).count()
+        self.said.lock().expect("no panic").matches(text).count()
     }
 
     async fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = eventually("the agent's end", PATIENCE, async || self.child.try_wait().unwrap()).await;
-        assert!(status.success(), "{status}: {}", self.said.lock().unwrap());
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("takes a signal");
+        let status = eventually("the agent's end", PATIENCE, async || self.child.try_wait().expect("a child")).await;
+        assert!(status.success(), "{status}: {}", self.said.lock().expect("no panic"));
     }
 }
 
@@ -172,7 +173,7 @@ async fn commands_are_sampled_and_broken_ones_hurt_nobody() {
         for (_, row) in rows(&client, "exec", 2, is_job(job)).await {
             assert_eq!((&row["up"], &row["values"]), (&json!(false), &json!(0)), "{job}");
         }
-        assert_eq!(agent.said(&format!("exec `{job}`")) > 0, true, "{job} is reported");
+        assert!(agent.said(&format!("exec `{job}`")) > 0, "{job} is reported");
     }
     assert!(!stored(&client).await.contains_key("m"), "what a failed command printed is not sent");
     assert_eq!(agent.said("the command did not end within 0.5 s"), 1, "each failure is reported when it begins");
@@ -203,10 +204,10 @@ async fn a_command_ends_with_the_agent() {
 
 /// Runs an agent whose configuration must be refused, and returns what it says.
 async fn refused(config: &Path, variables: &[(&str, &str)]) -> (ExitStatus, String) {
-    let mut child = agent(config).envs(variables.iter().copied()).spawn().unwrap();
-    let status = eventually("the agent to give up", PATIENCE, async || child.try_wait().unwrap()).await;
+    let mut child = agent(config).envs(variables.iter().copied()).spawn().expect("starts");
+    let status = eventually("the agent to give up", PATIENCE, async || child.try_wait().expect("a child")).await;
     let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
     (status, text)
 }
 
@@ -259,8 +260,8 @@ nothing NaN
 
 impl Exporter {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, taken) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (address, taken) = (listener.local_addr().expect("an address"), Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&taken);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -366,7 +367,7 @@ async fn exporters_are_scraped_and_broken_ones_hurt_nobody() {
 }
 
 fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port()
 }
 
 /// Sends `probe` until a row of its measurement is stored: from then on the listener takes what comes.
