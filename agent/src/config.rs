@@ -52,9 +52,11 @@ pub struct AgentConfig {
     pub spool: SpoolConfig,
     /// What to read, and how often.
     pub collectors: CollectorsConfig,
-    /// Commands whose output is sampled.
+    /// Commands whose output is sampled. They come from the configuration file only.
+    #[serde(deserialize_with = "custom::exec")]
     pub exec: Vec<ExecConfig>,
-    /// Prometheus exporters that are sampled.
+    /// Prometheus exporters that are sampled. They come from the configuration file only.
+    #[serde(deserialize_with = "custom::scrape")]
     pub scrape: Vec<ScrapeConfig>,
     /// Where programs of this host hand over samples of their own.
     pub listen: ListenConfig,

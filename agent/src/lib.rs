@@ -79,6 +79,8 @@ pub async fn run_with(config: AgentConfig, receipts: Receipts, shutdown: Cancell
         let report = update::report::pass_trial(mark, receipts.clone(), update::report::samples_are_due(&config));
         tasks.spawn(stop.clone().run_until_cancelled_owned(report));
     }
+    custom::spawn(&config, &outlet, &tasks, &stop);
+
     tasks.spawn(report_drops(Arc::clone(&buffer), stop.clone()));
     let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
         Ok(client) => client,

@@ -213,7 +213,8 @@ fn name(text: &'static str) -> Name {
     Name::parse(text).expect("the catalog's names are valid, as its own test proves")
 }
 
-fn cut(text: &str) -> &str {
+/// The start of a text, no longer than a tag may be.
+pub(crate) fn cut(text: &str) -> &str {
     let longest = text.len().min(MAX_TAG_BYTES);
     let end = (0..=longest).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     &text[..end]

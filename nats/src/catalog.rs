@@ -4,6 +4,7 @@
 //! node_exporter names are those of its default collectors.
 
 mod agent;
+mod custom;
 mod gpu;
 mod hardware;
 mod network;
@@ -144,6 +145,8 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
     process::PROCESS,
     process::PROCESSES,
     process::CONTAINER,
+    custom::EXEC,
+    custom::SCRAPE,
     agent::AGENT,
 ];
 
