@@ -12,6 +12,8 @@ use plimsoll_nats::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::{context::HostPaths, inventory};
+
 /// How often the record is written.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long to wait after an attempt that failed, as when the bucket is yet to be declared.
@@ -26,15 +28,16 @@ pub struct Heartbeat {
     client: Client,
     host: HostId,
     inventory: Inventory,
+    paths: HostPaths,
     bucket: Option<kv::Store>,
     failures: u32,
 }
 
 impl Heartbeat {
-    /// Speaks of `host`, made of `inventory`.
+    /// Speaks of `host`, seen at `paths`.
     #[must_use]
-    pub fn new(client: Client, host: HostId, inventory: Inventory) -> Self {
-        Self { client, host, inventory, bucket: None, failures: 0 }
+    pub fn new(client: Client, host: HostId, paths: HostPaths) -> Self {
+        Self { client, host, inventory: inventory::read(&paths), paths, bucket: None, failures: 0 }
     }
 
     /// Writes the record at once and every [`HEARTBEAT`] until `shutdown`.
@@ -72,6 +75,8 @@ impl Heartbeat {
             Some(bucket) => bucket,
             None => self.bucket.insert(streams::bucket(&self.client, streams::HOSTS).await?),
         };
+        // The one part of the inventory that changes while the host runs.
+        self.inventory.addresses = inventory::addresses(&self.paths);
         let record = HostRecord {
             host: self.host.clone(),
             last_seen_ms: now_ms(),

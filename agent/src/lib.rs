@@ -76,7 +76,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         }
         Err(error) => return Err(error.into()),
     };
-    tasks.spawn(Heartbeat::new(client.clone(), host.clone(), inventory::read()).run(stop.clone()));
+    tasks.spawn(Heartbeat::new(client.clone(), host.clone(), config.paths()).run(stop.clone()));
     let mut publisher = Publisher::new(client, &config.nats, (host, epoch), Arc::clone(&buffer), limit);
     publisher.run(&shutdown).await;
 
