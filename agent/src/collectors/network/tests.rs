@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::symlink,
     process::{Child, Command, Stdio},
@@ -240,22 +241,31 @@ fn a_real_network_seen_through_a_folder_is_told_with_its_losses() {
         let mut tables = Tables::new(catalog::measurement("network"));
         network.collect(&mut tables).unwrap();
         let columns = tables.only().take();
-        let Column::Bool(up) = &columns.fields["up"] else { panic!("{columns:?}") };
-        let Column::Text(kinds) = &columns.fields["kind"] else { panic!("{columns:?}") };
-        let names = columns.tags["interface"].iter().cloned();
-        let told = names.zip(up.iter().copied()).filter(|(name, _)| name.starts_with("ve"));
-        (told.collect::<Vec<_>>(), kinds.clone())
+        let (Column::Bool(up), Column::Text(kinds)) = (&columns.fields["up"], &columns.fields["kind"]) else {
+            panic!("{columns:?}");
+        };
+        let names = columns.tags["interface"].iter().map(String::as_str);
+        let told = names.zip(up).zip(kinds).filter(|((name, _), _)| name.starts_with("ve"));
+        told.map(|((name, up), kind)| format!("{name} {kind:?} {up:?}")).collect::<BTreeSet<_>>()
     };
-    let veths = |up: bool| vec![("ve1".to_owned(), Some(up)), ("ve0".to_owned(), Some(up))];
-    let (mut told, kinds) = read();
-    told.sort_by(|a, b| b.cmp(a));
-    assert_eq!(told, veths(true));
-    assert!(kinds.contains(&Some("virtual".to_owned())), "{kinds:?}");
+    // The kernel brings the state of a link up to date a moment after the change.
+    let mut wait_for = |expected: &[&str]| {
+        let expected: BTreeSet<String> = expected.iter().map(|&line| line.to_owned()).collect();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let told = read();
+            if told == expected {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{told:?}");
+            std::thread::yield_now();
+        }
+    };
+    wait_for(&["ve0 Some(\"virtual\") Some(true)", "ve1 Some(\"virtual\") Some(true)"]);
     container.ip(&["link", "set", "ve0", "down"]);
-    let (mut told, _) = read();
-    told.sort_by(|a, b| b.cmp(a));
-    assert_eq!(told, veths(false), "the other end loses its carrier with it");
+    // The other end loses its carrier with it.
+    wait_for(&["ve0 Some(\"virtual\") Some(false)", "ve1 Some(\"virtual\") Some(false)"]);
     container.ip(&["link", "del", "ve0"]);
-    assert!(read().0.is_empty());
+    wait_for(&[]);
     assert!(context.events.take().is_empty(), "virtual interfaces come and go without events");
 }
