@@ -39,6 +39,8 @@ mod proc_file;
 #[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
+mod roster;
+#[cfg(target_os = "linux")]
 pub mod sockets;
 #[cfg(target_os = "linux")]
 pub mod temperature;
@@ -216,7 +218,7 @@ pub const KINDS: &[CollectorKind] = &[
     CollectorKind {
         name: "wifi",
         measurements: &["wifi"],
-        pace: Pace::Hot,
+        pace: Pace::Slow,
         interval: None,
         open: |context| Box::new(wifi::Wifi::new(context)),
     },

@@ -11,9 +11,11 @@ use plimsoll_nats::{HostId, NameError, NatsConfig};
 use plimsoll_service::config::Validate;
 use serde::Deserialize;
 
+pub(crate) use self::collectors::path_globs;
 pub use self::{
     collectors::{
-        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, ProcessConfig,
+        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, NetworkConfig,
+        ProcessConfig,
     },
     custom::{ExecConfig, ExecFormat, ListenConfig, ScrapeConfig},
     delivery::{BatchConfig, Profile, SpoolConfig},
@@ -225,7 +227,8 @@ mod tests {
     #[test]
     fn every_problem_is_told_at_once() {
         let text = "host = 'a b'\ninterval = '2h'\nbuffer_bytes = 5\n[collectors.cpu]\ninterval = '1ms'\n\
-                    [collectors.memory]\ninterval = '1s 5us'\n[nats]\nuser = 'u'";
+                    [collectors.memory]\ninterval = '1s 5us'\n[collectors.filesystem]\nexclude = ['/a', '[']\n\
+                    [collectors.network]\nexclude = ['{a']\n[nats]\nuser = 'u'";
         let error = load_text(text).unwrap_err().to_string();
         for key in [
             "`host`",
@@ -233,6 +236,8 @@ mod tests {
             "`buffer_bytes`",
             "`collectors.cpu.interval`",
             "`collectors.memory.interval`",
+            "`collectors.filesystem.exclude`",
+            "`collectors.network.exclude`",
             "`nats.password`",
         ] {
             assert!(error.contains(key), "{key} is missing in {error}");

@@ -56,6 +56,14 @@ impl HostPaths {
         self.root != Path::new("/")
     }
 
+    /// Whether the agent's own network is the host's. What is asked through a socket is answered for the agent's own.
+    #[must_use]
+    pub fn shares_network(&self) -> bool {
+        let network = |path: PathBuf| std::fs::read_link(path).ok();
+        !self.is_elsewhere()
+            || network(self.own("ns/net")).is_some_and(|host| network("/proc/self/ns/net".into()) == Some(host))
+    }
+
     /// Where an absolute path of the host is seen.
     #[must_use]
     pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -87,6 +95,22 @@ impl HostPaths {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_network_is_shared_when_the_kernel_gives_it_one_name() {
+        assert!(HostPaths::default().shares_network());
+        let root = tempfile::tempdir().unwrap();
+        let host = HostPaths::new(root.path());
+        assert!(!host.shares_network());
+        std::fs::create_dir_all(host.own("ns")).unwrap();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        std::os::unix::fs::symlink(own, host.own("ns/net")).unwrap();
+        assert!(host.shares_network());
+        std::fs::remove_file(host.own("ns/net")).unwrap();
+        std::os::unix::fs::symlink("net:[1]", host.own("ns/net")).unwrap();
+        assert!(!host.shares_network());
+    }
 
     #[test]
     fn a_root_elsewhere_moves_every_path() {

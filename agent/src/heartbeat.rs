@@ -12,7 +12,7 @@ use plimsoll_nats::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::update::Receipts;
+use crate::{context::HostPaths, inventory, update::Receipts};
 
 /// How often the record is written.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -28,16 +28,18 @@ pub struct Heartbeat {
     client: Client,
     host: HostId,
     inventory: Inventory,
+    paths: HostPaths,
     bucket: Option<kv::Store>,
     failures: u32,
     receipts: Receipts,
 }
 
 impl Heartbeat {
-    /// Speaks of `host`, made of `inventory`.
+    /// Speaks of `host`, seen at `paths`.
     #[must_use]
-    pub fn new(client: Client, host: HostId, inventory: Inventory) -> Self {
-        Self { client, host, inventory, bucket: None, failures: 0, receipts: Receipts::default() }
+    pub fn new(client: Client, host: HostId, paths: HostPaths) -> Self {
+        let inventory = inventory::read(&paths);
+        Self { client, host, inventory, paths, bucket: None, failures: 0, receipts: Receipts::default() }
     }
 
     /// The same, telling `receipts` of each record written.
@@ -82,6 +84,8 @@ impl Heartbeat {
             Some(bucket) => bucket,
             None => self.bucket.insert(streams::bucket(&self.client, streams::HOSTS).await?),
         };
+        // The one part of the inventory that changes while the host runs.
+        self.inventory.addresses = inventory::addresses(&self.paths);
         let record = HostRecord {
             host: self.host.clone(),
             last_seen_ms: now_ms(),

@@ -91,7 +91,7 @@ pub async fn run_with(config: AgentConfig, receipts: Receipts, shutdown: Cancell
         }
         Err(error) => return Err(error.into()),
     };
-    let heartbeat = Heartbeat::new(client.clone(), host.clone(), inventory::read()).telling(receipts.clone());
+    let heartbeat = Heartbeat::new(client.clone(), host.clone(), config.paths()).telling(receipts.clone());
     tasks.spawn(heartbeat.run(stop.clone()));
     let publisher = Publisher::new(client, &config.nats, (host, epoch), Arc::clone(&buffer), limit);
     let mut publisher = publisher.telling(receipts);

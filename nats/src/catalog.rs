@@ -58,7 +58,7 @@ pub struct FieldSpec {
     pub field_type: FieldType,
     /// Gauge or counter.
     pub kind: FieldKind,
-    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `count` or `bool`.
+    /// The unit: `percent`, `bytes`, `seconds`, `hertz`, `bits_per_second`, `dbm`, `celsius`, `count`, `bool` or `text`.
     pub unit: &'static str,
     /// What it tells.
     pub description: &'static str,
@@ -124,6 +124,22 @@ const fn gauge(
     field(name, FieldType::Float, FieldKind::Gauge, unit, description, names)
 }
 
+const fn flag(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+    field(name, FieldType::Bool, FieldKind::Gauge, "bool", description, names)
+}
+
+const fn text(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+    field(name, FieldType::Text, FieldKind::Gauge, "text", description, names)
+}
+
+const fn seconds_total(
+    name: &'static str,
+    description: &'static str,
+    names: (&'static str, &'static str),
+) -> FieldSpec {
+    field(name, FieldType::Float, FieldKind::Counter, "seconds", description, names)
+}
+
 /// Every built-in measurement.
 pub const MEASUREMENTS: &[MeasurementSpec] = &[
     system::CPU,
@@ -175,7 +191,7 @@ mod tests {
             }
             for field in spec.fields {
                 assert_eq!(field.name.ends_with("_total"), field.kind == FieldKind::Counter, "{}", field.name);
-                if !matches!(field.unit, "count" | "bool") {
+                if !matches!(field.unit, "count" | "bool" | "text") {
                     assert!(field.name.contains(field.unit), "{} does not name {}", field.name, field.unit);
                 }
             }

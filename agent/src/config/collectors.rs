@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use globset::{Glob, GlobBuilder, GlobSet};
 use serde::Deserialize;
 
 /// The settings of each collector.
@@ -23,7 +24,7 @@ pub struct CollectorsConfig {
     /// Size of folders.
     pub directory_size: DirectorySizeConfig,
     /// Network interfaces.
-    pub network: CollectorConfig,
+    pub network: NetworkConfig,
     /// Wireless links.
     pub wifi: CollectorConfig,
     /// Sockets and TCP.
@@ -93,8 +94,18 @@ macro_rules! config {
 config! {
     /// Which file systems are told.
     FilesystemConfig {
-        /// Globs of mount points that are left out; default none.
+        /// Globs of mount points that are left out, and never asked; default none. `*` stops at a `/`, `**` does not.
         exclude: Vec<String> = Vec::new(),
+    }
+}
+
+config! {
+    /// Which network interfaces are told.
+    NetworkConfig {
+        /// Globs of names that are left out, such as `veth*`; default none.
+        exclude: Vec<String> = Vec::new(),
+        /// Whether loopback is told as well; default false.
+        loopback: bool = false,
     }
 }
 
@@ -136,7 +147,7 @@ impl CollectorsConfig {
             ("filesystem", self.filesystem.common()),
             ("diskio", self.diskio.clone()),
             ("directory_size", self.directory_size.common()),
-            ("network", self.network.clone()),
+            ("network", self.network.common()),
             ("wifi", self.wifi.clone()),
             ("sockets", self.sockets.clone()),
             ("temperature", self.temperature.clone()),
@@ -151,6 +162,21 @@ impl CollectorsConfig {
 
     /// What is wrong beyond the intervals.
     pub(super) fn problems(&self) -> Vec<String> {
-        Vec::new()
+        let globs = [("filesystem.exclude", &self.filesystem.exclude), ("network.exclude", &self.network.exclude)];
+        let problem = |key, pattern: &String| Some(format!("`collectors.{key}`: {}", path_glob(pattern).err()?));
+        globs
+            .into_iter()
+            .flat_map(|(key, patterns)| patterns.iter().filter_map(move |pattern| problem(key, pattern)))
+            .collect()
     }
+}
+
+/// What matches any of the patterns, each as [`path_glob`]. Invalid ones, which validation refuses, match nothing.
+pub(crate) fn path_globs(patterns: &[String]) -> GlobSet {
+    GlobSet::new(patterns.iter().filter_map(|pattern| path_glob(pattern).ok())).unwrap_or_default()
+}
+
+/// A glob whose `*` and `?` match no `/`.
+fn path_glob(pattern: &str) -> Result<Glob, globset::Error> {
+    GlobBuilder::new(pattern).literal_separator(true).build()
 }

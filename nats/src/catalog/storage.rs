@@ -30,13 +30,15 @@ pub const FILESYSTEM: MeasurementSpec = MeasurementSpec {
         count("used_inodes", "Inodes in use", ("", "")),
         count("free_inodes", "Inodes that nothing uses", ("", "node_filesystem_files_free")),
         percent("used_inodes_percent", "Inodes in use in percent of all", ("", "")),
-        field(
+        flag(
             "read_only",
-            FieldType::Bool,
-            FieldKind::Gauge,
-            "bool",
-            "Whether it is mounted read-only",
+            "Whether it is mounted read-only, or became so after an error",
             ("", "node_filesystem_readonly"),
+        ),
+        flag(
+            "responding",
+            "Whether it answered within half a second; sizes are nil when it did not, as of a network mount whose server is away",
+            ("", ""),
         ),
     ],
 };
@@ -50,16 +52,43 @@ pub const DISKIO: MeasurementSpec = MeasurementSpec {
         total("written_bytes_total", "bytes", "Bytes written", (DISK_IO, "node_disk_written_bytes_total")),
         total("reads_total", "count", "Reads completed", (DISK_OPERATIONS, "node_disk_reads_completed_total")),
         total("writes_total", "count", "Writes completed", (DISK_OPERATIONS, "node_disk_writes_completed_total")),
-        field(
+        seconds_total(
             "busy_seconds_total",
-            FieldType::Float,
-            FieldKind::Counter,
-            "seconds",
             "Time with at least one request in flight",
             ("system.disk.io_time", "node_disk_io_time_seconds_total"),
         ),
         count("in_flight", "Requests in flight", ("", "node_disk_io_now")),
         percent("busy_percent", "Time with a request in flight since the previous sample", ("", "")),
+        seconds_total(
+            "read_seconds_total",
+            "Time that reads took, added together",
+            ("system.disk.operation_time", "node_disk_read_time_seconds_total"),
+        ),
+        seconds_total(
+            "write_seconds_total",
+            "Time that writes took, added together",
+            ("system.disk.operation_time", "node_disk_write_time_seconds_total"),
+        ),
+        gauge(
+            "read_wait_seconds",
+            "seconds",
+            "Mean time of the reads completed since the previous sample, time in the queue included; nil without any",
+            ("", ""),
+        ),
+        gauge("write_wait_seconds", "seconds", "The same of writes", ("", "")),
+        total(
+            "discards_total",
+            "count",
+            "Discards completed; nil before Linux 4.18",
+            ("", "node_disk_discards_completed_total"),
+        ),
+        total("discarded_bytes_total", "bytes", "Bytes discarded; nil before Linux 4.18", ("", "")),
+        total(
+            "flushes_total",
+            "count",
+            "Flushes completed; nil before Linux 5.5",
+            ("", "node_disk_flush_requests_total"),
+        ),
     ],
 };
 

@@ -24,11 +24,38 @@ pub const CPU: MeasurementSpec = MeasurementSpec {
             ("system.cpu.utilization", "node_cpu_guest_seconds_total"),
         ),
         percent("idle_percent", "Time idle with no I/O pending", CPU_NAMES),
+        gauge(
+            "frequency_hertz",
+            "hertz",
+            "Speed at which the core runs, or the average of all; nil where the kernel does not tell, as in most virtual machines",
+            ("system.cpu.frequency", "node_cpu_scaling_frequency_hertz"),
+        ),
     ],
 };
 
-pub const PRESSURE: MeasurementSpec =
-    MeasurementSpec { name: "pressure", description: "Time that tasks waited for a resource", tags: &[], fields: &[] };
+pub const PRESSURE: MeasurementSpec = MeasurementSpec {
+    name: "pressure",
+    description: "Time that tasks waited for a resource (pressure stall information)",
+    tags: &[tag("resource", "`cpu`, `memory` or `io`")],
+    fields: &[
+        percent("some_avg10_percent", "Time in which some tasks waited, of the last ten seconds", ("", "")),
+        percent(
+            "full_avg10_percent",
+            "Time in which all tasks waited at once, of the last ten seconds; nil for `cpu`",
+            ("", ""),
+        ),
+        seconds_total(
+            "some_seconds_total",
+            "Time in which some tasks waited",
+            ("", "node_pressure_io_waiting_seconds_total"),
+        ),
+        seconds_total(
+            "full_seconds_total",
+            "Time in which all tasks waited at once; nil for `cpu`",
+            ("", "node_pressure_io_stalled_seconds_total"),
+        ),
+    ],
+};
 
 pub const MEMORY: MeasurementSpec = MeasurementSpec {
     name: "memory",
@@ -58,6 +85,43 @@ pub const MEMORY: MeasurementSpec = MeasurementSpec {
             "Used in percent of swap space; nil without swap",
             ("system.paging.utilization", ""),
         ),
+        bytes("slab_bytes", "Memory in the kernel's own structures", ("", "node_memory_Slab_bytes")),
+        bytes(
+            "slab_reclaimable_bytes",
+            "The part of it that the kernel can give back",
+            ("system.linux.memory.slab.usage", "node_memory_SReclaimable_bytes"),
+        ),
+        bytes("shared_bytes", "Shared memory and tmpfs", ("", "node_memory_Shmem_bytes")),
+        bytes("dirty_bytes", "Memory that waits to be written to disk", ("", "node_memory_Dirty_bytes")),
+        bytes("writeback_bytes", "Memory that is being written to disk", ("", "node_memory_Writeback_bytes")),
+        bytes(
+            "anonymous_huge_bytes",
+            "Memory of programs in transparent huge pages",
+            ("", "node_memory_AnonHugePages_bytes"),
+        ),
+        bytes("huge_page_bytes", "Size of one reserved huge page", ("", "node_memory_Hugepagesize_bytes")),
+        count("huge_pages", "Reserved huge pages", ("", "node_memory_HugePages_Total")),
+        count("huge_pages_free", "Reserved huge pages that nothing uses", ("", "node_memory_HugePages_Free")),
+        total("minor_faults_total", "count", "Page faults served from memory", ("system.paging.faults", "")),
+        total(
+            "major_faults_total",
+            "count",
+            "Page faults that had to wait for a disk",
+            ("system.paging.faults", "node_vmstat_pgmajfault"),
+        ),
+        total(
+            "swap_in_bytes_total",
+            "bytes",
+            "Memory read back from swap",
+            ("system.paging.operations", "node_vmstat_pswpin"),
+        ),
+        total(
+            "swap_out_bytes_total",
+            "bytes",
+            "Memory written to swap",
+            ("system.paging.operations", "node_vmstat_pswpout"),
+        ),
+        total("oom_kills_total", "count", "Processes killed for want of memory", ("", "node_vmstat_oom_kill")),
     ],
 };
 

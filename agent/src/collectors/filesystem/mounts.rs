@@ -19,6 +19,7 @@ const PSEUDO: &[&str] = &[
     "fuse.gvfsd-fuse",
     "fuse.lxcfs",
     "fuse.portal",
+    "fuse.snapfuse",
     "fusectl",
     "hugetlbfs",
     "iso9660",
@@ -39,22 +40,26 @@ const PSEUDO: &[&str] = &[
     "tracefs",
 ];
 
+/// The options of what can only be read. Since 6.15 ext4 stays `rw` when an error makes it so, and adds the second.
+const READ_ONLY: &[&str] = &["ro", "emergency_ro"];
+
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// `major:minor`, by which the kernel tells file systems apart.
+    pub id: String,
     /// What is mounted.
     pub device: String,
     /// Type of the file system.
     pub fstype: String,
     /// Where it is mounted.
     pub mountpoint: String,
-    /// Whether it can only be read.
+    /// Whether it can only be read: it was mounted so, or is so after an error.
     pub read_only: bool,
 }
 
 /// One line.
 struct Line<'a> {
-    /// `major:minor`, by which the kernel tells file systems apart.
     id: &'a str,
     /// Which part of the file system is mounted: `/` is all of it.
     root: &'a str,
@@ -113,8 +118,10 @@ fn parse_line(line: &str) -> Option<Line<'_>> {
     let options = words.next()?;
     let mut words = words.skip_while(|word| *word != "-").skip(1);
     let (fstype, device, super_options) = (words.next()?, unescape(words.next()?), words.next()?);
-    let read_only = [options, super_options].iter().any(|options| options.split(',').any(|option| option == "ro"));
-    Some(Line { id, root, mount: Mount { device, fstype: fstype.to_owned(), mountpoint, read_only } })
+    let read_only =
+        [options, super_options].iter().any(|options| options.split(',').any(|option| READ_ONLY.contains(&option)));
+    let mount = Mount { id: id.to_owned(), device, fstype: fstype.to_owned(), mountpoint, read_only };
+    Some(Line { id, root, mount })
 }
 
 /// Undoes the kernel's escapes of space, tab, newline and backslash: `\` and three octal digits.
@@ -181,6 +188,18 @@ mod tests {
 4 1 254:0 /etc/hostname /etc/hostname rw - ext4 /dev/vda rw";
         let points: Vec<String> = parse(text).unwrap().into_iter().map(|mount| mount.mountpoint).collect();
         assert_eq!(points, ["/", "/etc/hosts"]);
+    }
+
+    #[test]
+    fn read_only_is_told_of_the_mount_the_file_system_and_an_error() {
+        let read_only = |options: &str, super_options: &str| {
+            let text = format!("1 0 8:1 / /mnt {options} - ext4 /dev/sda1 {super_options}");
+            parse(&text).unwrap()[0].read_only
+        };
+        assert!(read_only("ro,relatime", "rw"));
+        assert!(read_only("rw,relatime", "ro"));
+        assert!(read_only("rw,relatime", "rw,errors=remount-ro,emergency_ro"));
+        assert!(!read_only("rw,relatime", "rw,errors=remount-ro"));
     }
 
     #[test]
