@@ -57,7 +57,8 @@ pub struct FieldSpec {
     pub field_type: FieldType,
     /// Gauge or counter.
     pub kind: FieldKind,
-    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `count` or `bool`.
+    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `watts`, `joules`, `watt_hours`, `volts`, `hertz`, `rpm`, `count`,
+    /// `bool` or `text`.
     pub unit: &'static str,
     /// What it tells.
     pub description: &'static str,
@@ -112,6 +113,14 @@ const fn total(
     names: (&'static str, &'static str),
 ) -> FieldSpec {
     field(name, FieldType::Integer, FieldKind::Counter, unit, description, names)
+}
+
+const fn flag(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+    field(name, FieldType::Bool, FieldKind::Gauge, "bool", description, names)
+}
+
+const fn text(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+    field(name, FieldType::Text, FieldKind::Gauge, "text", description, names)
 }
 
 const fn gauge(
@@ -172,7 +181,7 @@ mod tests {
             }
             for field in spec.fields {
                 assert_eq!(field.name.ends_with("_total"), field.kind == FieldKind::Counter, "{}", field.name);
-                if !matches!(field.unit, "count" | "bool") {
+                if !matches!(field.unit, "count" | "bool" | "text") {
                     assert!(field.name.contains(field.unit), "{} does not name {}", field.name, field.unit);
                 }
             }
