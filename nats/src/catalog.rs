@@ -57,8 +57,8 @@ pub struct FieldSpec {
     pub field_type: FieldType,
     /// Gauge or counter.
     pub kind: FieldKind,
-    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `watts`, `joules`, `watt_hours`, `volts`, `hertz`, `rpm`, `count`,
-    /// `bool` or `text`.
+    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `watts`, `joules`, `watt_hours`, `volts`, `hertz`, `rpm`,
+    /// `bytes_per_second`, `count`, `bool` or `text`.
     pub unit: &'static str,
     /// What it tells.
     pub description: &'static str,

@@ -33,6 +33,8 @@ pub enum EventKind {
     LinkGone,
     /// A GPU reported an XID error.
     GpuXid,
+    /// A GPU no longer answers its driver or is gone from the bus.
+    GpuLost,
 }
 
 impl EventKind {
@@ -51,6 +53,7 @@ impl EventKind {
             Self::DiskGone => "disk_gone",
             Self::LinkGone => "link_gone",
             Self::GpuXid => "gpu_xid",
+            Self::GpuLost => "gpu_lost",
         }
     }
 }
@@ -101,6 +104,7 @@ mod tests {
             EventKind::DiskGone,
             EventKind::LinkGone,
             EventKind::GpuXid,
+            EventKind::GpuLost,
         ];
         for kind in kinds {
             assert_eq!(serde_json::to_value(kind).expect("a string"), kind.as_str());
