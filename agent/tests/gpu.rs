@@ -40,7 +40,7 @@ struct Sample {
 
 impl Host {
     fn new() -> Self {
-        let host = Self { dir: tempfile::tempdir().unwrap(), events: EventSink::default() };
+        let host = Self { dir: tempfile::tempdir().expect("a temporary folder"), events: EventSink::default() };
         host.control("busy 0 35\nbusy 1 1\n");
         host.compile();
         for address in [FIRST, SECOND] {
@@ -74,7 +74,7 @@ impl Host {
         self.device(address, "power/control", "on\n");
         self.device(address, "power/runtime_status", "active\n");
         let driver = self.dir.path().join("root/sys/bus/pci/devices").join(address).join("driver");
-        symlink("../../../bus/pci/drivers/nvidia", driver).unwrap();
+        symlink("../../../bus/pci/drivers/nvidia", driver).expect("a link is made");
     }
 
     fn device(&self, address: &str, attribute: &str, text: &str) {
@@ -85,13 +85,13 @@ impl Host {
     fn control(&self, commands: &str) {
         // In one step, as it may be reading.
         self.write("control.new", commands);
-        fs::rename(self.dir.path().join("control.new"), self.dir.path().join("control")).unwrap();
+        fs::rename(self.dir.path().join("control.new"), self.dir.path().join("control")).expect("a file is renamed");
     }
 
     fn write(&self, path: &str, text: &str) {
         let path = self.dir.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        fs::create_dir_all(path.parent().expect("a file in a folder")).expect("a folder is made");
+        fs::write(path, text).expect("a file is written");
     }
 
     /// What the stand-in was asked for, of starts, ends and opened processors.
@@ -124,7 +124,7 @@ impl Host {
 impl Sample {
     fn take(collector: &mut Gpu) -> Self {
         let mut tables = tables();
-        collector.collect(&mut tables).unwrap();
+        collector.collect(&mut tables).expect("the bus can be read");
         Self { gpu: tables.of("gpu").take(), gpu_process: tables.of("gpu_process").take() }
     }
 
@@ -147,7 +147,7 @@ impl Sample {
 }
 
 fn tables() -> Tables {
-    KINDS.iter().find(|kind| kind.name == "gpu").map(CollectorKind::tables).unwrap()
+    KINDS.iter().find(|kind| kind.name == "gpu").map(CollectorKind::tables).expect("a collector of that name")
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

@@ -221,7 +221,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         zone(dir.path(), "intel-rapl:0", "package-0", "1");
         let energy = dir.path().join("sys/class/powercap/intel-rapl:0/energy_uj");
-        fs::set_permissions(&energy, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&energy, fs::Permissions::from_mode(0o000)).unwrap();
         // Root may read it all the same.
         let denied = fs::File::open(&energy).is_err();
         let mut rapl = Rapl::new(&HostPaths::new(dir.path()));
