@@ -8,9 +8,11 @@
  *     refuse <gpu>        the processor may not be used
  *     throttle <gpu> <n>  the reasons for which its clocks are held down
  *     busy <gpu> <n>      its utilisation in percent
+ *     quiet <gpu>         none of its processes has worked
  *     mig <gpu>           it is divided into two instances, numbered 0 and 2
  *     xid <gpu> <n>       it reported an error; each such line is told once
- * and writes a line into `calls` beside itself for each start, end, and processor that is opened.
+ * and writes a line into `calls` beside itself for each start, end, processor that is opened, and question to one
+ * that is lost.
  *
  * The layouts are those of NVIDIA's nvml.h for the versioned functions that nvml-wrapper 0.13 calls.
  */
@@ -78,9 +80,17 @@ static int command(const char *name, int gpu, int skip, unsigned long long *valu
     return found;
 }
 
+static int lost(struct device *device)
+{
+    if (!command("lost", device->gpu, 0, 0))
+        return 0;
+    tell("asked", addresses[device->gpu]);
+    return 1;
+}
+
 static int whole(struct device *device)
 {
-    if (command("lost", device->gpu, 0, 0))
+    if (lost(device))
         return LOST;
     return device->instance < 0 ? SUCCESS : NOT_SUPPORTED;
 }
@@ -133,7 +143,7 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *address, struct device **device
 
 int nvmlDeviceGetUUID(struct device *device, char *uuid, unsigned length)
 {
-    if (command("lost", device->gpu, 0, 0))
+    if (lost(device))
         return LOST;
     if (device->instance < 0)
         snprintf(uuid, length, "GPU-%d", device->gpu);
@@ -176,7 +186,7 @@ int nvmlDeviceGetMemoryInfo_v2(struct device *device, struct memory *memory)
 {
     if (memory->version != (sizeof *memory | 2 << 24))
         return INVALID_ARGUMENT;
-    if (command("lost", device->gpu, 0, 0))
+    if (lost(device))
         return LOST;
     memory->total = device->instance < 0 ? 16000 : 4000;
     memory->reserved = 0;
@@ -306,7 +316,7 @@ static int processes(unsigned *count, struct process *out, const struct process 
 int nvmlDeviceGetComputeRunningProcesses_v3(struct device *device, unsigned *count, struct process *out)
 {
     static const struct process all[] = {{100, 3000, ~0u, ~0u}, {200, ~0ull, ~0u, ~0u}};
-    if (command("lost", device->gpu, 0, 0))
+    if (lost(device))
         return LOST;
     return processes(count, out, all, device->gpu == 0 ? (device->instance < 0 ? 2 : 1) : 0);
 }
@@ -326,7 +336,7 @@ struct sample {
 
 int nvmlDeviceGetProcessUtilization(struct device *device, struct sample *out, unsigned *count, unsigned long long since)
 {
-    int code = whole(device);
+    int code = command("quiet", device->gpu, 0, 0) ? NOT_FOUND : whole(device);
     if (code != SUCCESS)
         return code;
     unsigned room = *count;

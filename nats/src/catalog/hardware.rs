@@ -5,7 +5,10 @@ use super::*;
 pub const TEMPERATURE: MeasurementSpec = MeasurementSpec {
     name: "temperature",
     description: "Temperature sensors, where the host has some",
-    tags: &[tag("sensor", "Chip and label of the sensor")],
+    tags: &[tag(
+        "sensor",
+        "Chip and label of the sensor, and its device where several have these; or kind of thermal zone",
+    )],
     fields: &[
         gauge("temperature_celsius", "celsius", "Current reading", ("hw.temperature", "node_hwmon_temp_celsius")),
         gauge(
@@ -20,7 +23,7 @@ pub const TEMPERATURE: MeasurementSpec = MeasurementSpec {
 pub const FAN: MeasurementSpec = MeasurementSpec {
     name: "fan",
     description: "Fans, where the host has some that a chip watches",
-    tags: &[tag("fan", "Chip and label of the fan")],
+    tags: &[tag("fan", "Chip and label of the fan, and its device where several have these")],
     fields: &[
         gauge(
             "speed_rpm",
