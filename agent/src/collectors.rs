@@ -23,6 +23,8 @@ pub mod filesystem;
 #[cfg(target_os = "linux")]
 pub mod gpu;
 #[cfg(target_os = "linux")]
+mod hwmon;
+#[cfg(target_os = "linux")]
 pub mod load;
 #[cfg(target_os = "linux")]
 pub mod memory;
@@ -42,6 +44,8 @@ pub mod process;
 mod roster;
 #[cfg(target_os = "linux")]
 pub mod sockets;
+#[cfg(target_os = "linux")]
+mod sysfs;
 #[cfg(target_os = "linux")]
 pub mod temperature;
 #[cfg(target_os = "linux")]

@@ -14,8 +14,8 @@ use serde::Deserialize;
 pub(crate) use self::collectors::path_globs;
 pub use self::{
     collectors::{
-        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, NetworkConfig,
-        ProcessConfig,
+        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, GpuConfig,
+        NetworkConfig, ProcessConfig,
     },
     custom::{ExecConfig, ExecFormat, ListenConfig, ScrapeConfig},
     delivery::{BatchConfig, Profile, SpoolConfig},

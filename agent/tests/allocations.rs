@@ -5,7 +5,7 @@
 use allocation_counter::measure;
 use plimsoll_agent::{
     collectors::{CollectorKind, KINDS, Pace},
-    context::Context,
+    context::{Context, HostPaths},
     encoder::{Encoder, Packer, PayloadLimit},
 };
 use plimsoll_nats::HostId;
@@ -45,6 +45,32 @@ fn hot_collectors_read_without_allocating() {
         }
     }
     assert!(allocating.is_empty(), "{allocating:#?}");
+}
+
+/// Few test hosts count throttling themselves.
+#[test]
+fn throttling_is_read_without_allocating() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for cpu in 0..4 {
+        let folder = dir.path().join(format!("sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+        std::fs::create_dir_all(&folder).expect("a folder is made");
+        for file in ["core_throttle_count", "core_throttle_total_time_ms", "package_throttle_count"] {
+            std::fs::write(folder.join(file), "7\n").expect("a file is written");
+        }
+    }
+    let kind = KINDS.iter().find(|kind| kind.name == "throttle").expect("a collector of that name");
+    let context = Context { paths: HostPaths::new(dir.path()), ..Context::default() };
+    let (mut collector, mut tables) = (kind.open(&context), kind.tables());
+    let mut sample = || {
+        tables.clear();
+        collector.collect(&mut tables).expect("the host can be read");
+        tables.only().len()
+    };
+    // The first two make room.
+    assert_eq!([sample(), sample()], [5, 5]);
+    let mut rows = 0;
+    assert_eq!(measure(|| rows = sample()).count_total, 0);
+    assert_eq!(rows, 5);
 }
 
 #[test]

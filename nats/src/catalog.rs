@@ -58,7 +58,8 @@ pub struct FieldSpec {
     pub field_type: FieldType,
     /// Gauge or counter.
     pub kind: FieldKind,
-    /// The unit: `percent`, `bytes`, `seconds`, `hertz`, `bits_per_second`, `dbm`, `celsius`, `count`, `bool` or `text`.
+    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `watts`, `joules`, `watt_hours`, `volts`, `hertz`, `rpm`,
+    /// `bytes_per_second`, `bits_per_second`, `dbm`, `count`, `bool` or `text`.
     pub unit: &'static str,
     /// What it tells.
     pub description: &'static str,
@@ -113,6 +114,14 @@ const fn total(
     names: (&'static str, &'static str),
 ) -> FieldSpec {
     field(name, FieldType::Integer, FieldKind::Counter, unit, description, names)
+}
+
+const fn flag(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+    field(name, FieldType::Bool, FieldKind::Gauge, "bool", description, names)
+}
+
+const fn text(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
+    field(name, FieldType::Text, FieldKind::Gauge, "text", description, names)
 }
 
 const fn gauge(

@@ -37,11 +37,13 @@ pub enum EventKind {
     LinkGone,
     /// A GPU reported an XID error.
     GpuXid,
+    /// A GPU no longer answers its driver or is gone from the bus.
+    GpuLost,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AgentStarted,
         Self::AgentStopped,
         Self::AgentUpdated,
@@ -55,6 +57,7 @@ impl EventKind {
         Self::DiskGone,
         Self::LinkGone,
         Self::GpuXid,
+        Self::GpuLost,
     ];
 
     /// The kind of that name, as subjects and JSON spell it.
@@ -80,6 +83,7 @@ impl EventKind {
             Self::DiskGone => "disk_gone",
             Self::LinkGone => "link_gone",
             Self::GpuXid => "gpu_xid",
+            Self::GpuLost => "gpu_lost",
         }
     }
 }

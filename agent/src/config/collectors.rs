@@ -38,7 +38,7 @@ pub struct CollectorsConfig {
     /// Processor throttling.
     pub throttle: CollectorConfig,
     /// NVIDIA graphics processors.
-    pub gpu: CollectorConfig,
+    pub gpu: GpuConfig,
     /// Processes.
     pub process: ProcessConfig,
     /// Containers.
@@ -118,6 +118,14 @@ config! {
 }
 
 config! {
+    /// How NVIDIA's graphics processors are asked.
+    GpuConfig {
+        /// Name or path of NVIDIA's management library; default `libnvidia-ml.so.1`, where the system's loader finds it.
+        library: PathBuf = "libnvidia-ml.so.1".into(),
+    }
+}
+
+config! {
     /// Which processes are told one by one.
     ProcessConfig {
         /// How many of the largest by CPU, by memory and by I/O; default 10.
@@ -154,7 +162,7 @@ impl CollectorsConfig {
             ("fan", self.fan.clone()),
             ("power", self.power.clone()),
             ("throttle", self.throttle.clone()),
-            ("gpu", self.gpu.clone()),
+            ("gpu", self.gpu.common()),
             ("process", self.process.common()),
             ("container", self.container.common()),
         ]
