@@ -196,7 +196,12 @@ fn push(rows: &mut Rows, identity: &Identity, engines: &Engines, cpu_percent: Op
     let Usage { cpu, memory, io, .. } = usage;
     let seconds = |us: Option<u64>| us.map(|us| us as f64 / 1e6).into();
     rows.push(
-        &[("container_id", identity.short_id()), ("name", name), ("image", image), ("runtime", identity.runtime.as_str())],
+        &[
+            ("container_id", identity.short_id()),
+            ("name", name),
+            ("image", image),
+            ("runtime", identity.runtime.as_str()),
+        ],
         &[
             ("cpu_percent", cpu_percent.into()),
             ("cpu_usage_seconds_total", seconds(cpu.usage_us)),

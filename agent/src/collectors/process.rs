@@ -79,18 +79,25 @@ impl Collector for Processes {
     fn notes(&self) -> Vec<String> {
         let hidden = self.table.is_denied() || !self.table.has(1);
         let notes = [
-            (hidden, "Processes of other users are hidden: mount /proc without `hidepid`, or give the agent its `gid`".to_owned()),
+            (
+                hidden,
+                "Processes of other users are hidden: mount /proc without `hidepid`, or give the agent its `gid`"
+                    .to_owned(),
+            ),
             (
                 self.table.is_io_denied(),
                 "The I/O of other users' processes is missing: give the agent the capability CAP_SYS_PTRACE".to_owned(),
             ),
             (
                 self.teller.is_denied_files(),
-                "The open files of other users' processes are missing: Linux 6.2 or CAP_SYS_PTRACE would tell them".to_owned(),
+                "The open files of other users' processes are missing: Linux 6.2 or CAP_SYS_PTRACE would tell them"
+                    .to_owned(),
             ),
             (
                 self.selection.leaves_out(),
-                format!("`collectors.process.watch` matches more than {MAX_WATCHED} processes, and the others are left out"),
+                format!(
+                    "`collectors.process.watch` matches more than {MAX_WATCHED} processes, and the others are left out"
+                ),
             ),
         ];
         notes.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note).collect()

@@ -183,7 +183,9 @@ impl CollectorsConfig {
 impl ProcessConfig {
     /// Matches the names of the processes that are always told. Fails on the first glob that is none.
     pub fn watched(&self) -> Result<GlobSet, globset::Error> {
-        GlobSet::new(self.watch.iter().map(|pattern| Glob::new(kept_by_kernel(pattern))).collect::<Result<Vec<_>, _>>()?)
+        GlobSet::new(
+            self.watch.iter().map(|pattern| Glob::new(kept_by_kernel(pattern))).collect::<Result<Vec<_>, _>>()?,
+        )
     }
 
     fn problems(&self) -> Vec<String> {
@@ -217,7 +219,10 @@ mod tests {
         let config = CollectorsConfig {
             process: ProcessConfig { top: 501, watch: vec!["ok*".into(), "a[".into()], ..ProcessConfig::default() },
             container: ContainerConfig { sockets: vec!["docker.sock".into()], ..ContainerConfig::default() },
-            directory_size: DirectorySizeConfig { paths: vec!["/a".into(), "b".into()], ..DirectorySizeConfig::default() },
+            directory_size: DirectorySizeConfig {
+                paths: vec!["/a".into(), "b".into()],
+                ..DirectorySizeConfig::default()
+            },
             ..CollectorsConfig::default()
         };
         let problems = config.problems();
@@ -230,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_name_longer_than_the_kernel_keeps_is_found_all_the_same() {
-        let config = ProcessConfig { watch: vec!["systemd-journald".into(), "kworker*".into()], ..ProcessConfig::default() };
+        let config =
+            ProcessConfig { watch: vec!["systemd-journald".into(), "kworker*".into()], ..ProcessConfig::default() };
         let watched = config.watched().unwrap();
         assert!(watched.is_match("systemd-journal") && watched.is_match("kworker/0:1"));
         assert!(!watched.is_match("systemd"));

@@ -23,11 +23,17 @@ pub const PROCESS: MeasurementSpec = MeasurementSpec {
     description: "The largest processes by processor time, memory and I/O, and the watched ones",
     tags: &[
         tag("pid", "The process's id, which another may bear after its end: `started_at_seconds` tells them apart"),
-        tag("name", "The program's name as the kernel keeps it, in 15 bytes; of a kernel worker without what it works on"),
+        tag(
+            "name",
+            "The program's name as the kernel keeps it, in 15 bytes; of a kernel worker without what it works on",
+        ),
     ],
     fields: &[
         count("parent_pid", "Id of the parent; 0 where it is the kernel or outside the host", ("", "")),
-        text("command", "The program, with its arguments where the agent is told to; `[name]` where the process has none"),
+        text(
+            "command",
+            "The program, with its arguments where the agent is told to; `[name]` where the process has none",
+        ),
         text("user", "Who it runs as: the name in the host's `/etc/passwd`, else the number"),
         text("state", "`running`, `sleeping`, `blocked`, `idle`, `stopped`, `zombie` or `other`"),
         count("threads", "Its threads", ("process.thread.count", "")),

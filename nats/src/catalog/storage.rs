@@ -81,6 +81,11 @@ pub const DIRECTORY_SIZE: MeasurementSpec = MeasurementSpec {
             "Whether something is missing in the sums or, of very many files with several names, estimated",
             ("", ""),
         ),
-        gauge("scan_duration_seconds", "seconds", "How long the scan took, with the rests that spare the disk", ("", "")),
+        gauge(
+            "scan_duration_seconds",
+            "seconds",
+            "How long the scan took, with the rests that spare the disk",
+            ("", ""),
+        ),
     ],
 };

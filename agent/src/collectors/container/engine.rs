@@ -75,10 +75,17 @@ impl Engines {
     pub fn notes(&self) -> Vec<String> {
         let answers = self.0.iter().any(|engine| engine.failure.is_none());
         let failures = self.0.iter().filter_map(|engine| Some((&engine.socket, engine.failure.as_ref()?)));
-        failures.filter(|(_, failure)| !(failure.absent && answers)).map(|(socket, failure)| {
-            let hint = if failure.denied { "; its owner or group may read it" } else { "" };
-            format!("Names and images of the containers behind `{}` are missing: {}{hint}", socket.display(), failure.reason)
-        }).collect()
+        failures
+            .filter(|(_, failure)| !(failure.absent && answers))
+            .map(|(socket, failure)| {
+                let hint = if failure.denied { "; its owner or group may read it" } else { "" };
+                format!(
+                    "Names and images of the containers behind `{}` are missing: {}{hint}",
+                    socket.display(),
+                    failure.reason
+                )
+            })
+            .collect()
     }
 }
 
@@ -225,7 +232,10 @@ struct Listed {
 /// Takes the engines' list of containers apart.
 fn parse(body: &[u8]) -> Result<Names, serde_json::Error> {
     let listed: Vec<Listed> = serde_json::from_slice(body)?;
-    Ok(listed.into_iter().map(|listed| (listed.id, Named { name: own_name(&listed.names), image: listed.image.unwrap_or_default() })).collect())
+    Ok(listed
+        .into_iter()
+        .map(|listed| (listed.id, Named { name: own_name(&listed.names), image: listed.image.unwrap_or_default() }))
+        .collect())
 }
 
 /// The container's name without the slash that Docker puts before it. Names with a second slash are what other containers call it

@@ -102,7 +102,11 @@ fn content_length(head: &str) -> Option<usize> {
 /// Whether nothing follows, as far as the answer itself tells.
 fn is_whole(answer: &[u8]) -> bool {
     split(answer).is_some_and(|(head, rest)| {
-        if is_chunked(head) { rest.ends_with(b"0\r\n\r\n") && unchunk(rest).is_some() } else { content_length(head).is_some_and(|length| rest.len() >= length) }
+        if is_chunked(head) {
+            rest.ends_with(b"0\r\n\r\n") && unchunk(rest).is_some()
+        } else {
+            content_length(head).is_some_and(|length| rest.len() >= length)
+        }
     })
 }
 

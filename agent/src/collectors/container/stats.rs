@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn memory_is_told_by_kind() {
-        let text = "anon 1000\nfile 600\nkernel 5\ninactive_anon 7\nactive_anon 8\ninactive_file 200\nactive_file 400\n";
+        let text =
+            "anon 1000\nfile 600\nkernel 5\ninactive_anon 7\nactive_anon 8\ninactive_file 200\nactive_file 400\n";
         assert_eq!(Memory::parse(text), Memory { anon: Some(1000), file: Some(600), inactive_file: Some(200) });
         assert_eq!(value_of("low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n", "oom_kill"), Some(1));
         assert_eq!((number("max\n"), number("512\n")), (None, Some(512)));
@@ -153,7 +154,9 @@ mod tests {
 
     #[test]
     fn hostile_texts_tell_nothing() {
-        for text in ["", " ", "usage_usec", "usage_usec x", "usage_usec -1", "usage_usec 99999999999999999999", "anon\t5"] {
+        for text in
+            ["", " ", "usage_usec", "usage_usec x", "usage_usec -1", "usage_usec 99999999999999999999", "anon\t5"]
+        {
             assert_eq!((Cpu::parse(text), Memory::parse(text), number(text)), Default::default(), "{text}");
         }
         assert_eq!(Io::parse("rbytes== rbytes=-1 =5 rbytes rbytes=18446744073709551615 rbytes=9").read_bytes, u64::MAX);

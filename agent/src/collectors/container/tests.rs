@@ -120,7 +120,10 @@ fn a_container_is_told_in_full() {
     let host = Host::new();
     let cgroup = host.docker(WEB);
     for (file, text) in [
-        ("cpu.stat", "usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 1500000\n"),
+        (
+            "cpu.stat",
+            "usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 1500000\n",
+        ),
         ("memory.current", "1000\n"),
         ("memory.max", "4096\n"),
         ("memory.stat", "anon 300\nfile 600\ninactive_file 250\n"),
@@ -168,7 +171,14 @@ fn what_a_controller_does_not_tell_is_nil() {
     let cgroup = host.docker(WEB);
     host.write(&cgroup, "memory.max", "max\n");
     let columns = sample(&mut host.collector());
-    for field in ["cpu_periods_total", "memory_used_bytes", "memory_limit_bytes", "memory_working_set_bytes", "read_bytes_total", "pids"] {
+    for field in [
+        "cpu_periods_total",
+        "memory_used_bytes",
+        "memory_limit_bytes",
+        "memory_working_set_bytes",
+        "read_bytes_total",
+        "pids",
+    ] {
         assert_eq!(columns.fields[field].number(0), None, "{field}");
     }
     assert_eq!(columns.fields["cpu_usage_seconds_total"].number(0), Some(1.0));
@@ -239,7 +249,8 @@ fn an_answer_in_chunks_on_a_connection_that_stays_open_is_read() {
     serve(host.listen(), move |stream, _| {
         let body = list();
         let (first, second) = body.split_at(40);
-        write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n", first.len()).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n", first.len())
+            .unwrap();
         stream.flush().unwrap();
         write!(stream, "{:x}\r\n{second}\r\n0\r\n\r\n", second.len()).unwrap();
         kept.lock().unwrap().push(stream.try_clone().unwrap());

@@ -99,7 +99,6 @@ impl Search {
                 }
             }
         }
-        drop(entries);
         self.listings[depth] = listing;
         outcome
     }

@@ -75,7 +75,8 @@ mod tests {
     use super::*;
 
     const IO: &[u8] = b"rchar: 7279\nwchar: 303\nsyscr: 12\nsyscw: 1\nread_bytes: 8192\nwrite_bytes: 4096\ncancelled_write_bytes: 9\n";
-    const STATUS: &[u8] = b"Name:\tUid:\t7\nUmask:\t0022\nState:\tR (running)\nTgid:\t25414\nUid:\t1000\t33\t0\t0\nGid:\t0\t0\t0\t0\n";
+    const STATUS: &[u8] =
+        b"Name:\tUid:\t7\nUmask:\t0022\nState:\tR (running)\nTgid:\t25414\nUid:\t1000\t33\t0\t0\nGid:\t0\t0\t0\t0\n";
 
     fn told(cmdline: &[u8], detail: CommandDetail) -> String {
         let mut text = "before".to_owned();

@@ -138,9 +138,11 @@ mod tests {
 
     use super::*;
 
-    const RECORDED: &[u8] = b"25413 (cat) R 25408 25408 21549 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 1207864 3133440 381 \
+    const RECORDED: &[u8] =
+        b"25413 (cat) R 25408 25408 21549 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 1207864 3133440 381 \
 18446744073709551615 94698763603968 94698763623849 140724331392240 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n";
-    const RECORDED_WORKER: &[u8] = b"11 (kworker/u8:0-events_unbound) I 2 0 0 0 -1 69238880 0 0 0 0 0 9 0 0 20 0 1 0 21 0 0 \
+    const RECORDED_WORKER: &[u8] =
+        b"11 (kworker/u8:0-events_unbound) I 2 0 0 0 -1 69238880 0 0 0 0 0 9 0 0 20 0 1 0 21 0 0 \
 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 0 0 0 17 1 0 0 0 0 0\n";
 
     fn named(name: &[u8]) -> Vec<u8> {
@@ -150,7 +152,10 @@ mod tests {
     #[test]
     fn recorded_lines_are_taken_apart() {
         let cat = parse(RECORDED).unwrap();
-        assert_eq!((cat.name, cat.state, cat.parent, cat.is_kernel_thread), (b"cat".as_slice(), State::Running, 25_408, false));
+        assert_eq!(
+            (cat.name, cat.state, cat.parent, cat.is_kernel_thread),
+            (b"cat".as_slice(), State::Running, 25_408, false)
+        );
         assert_eq!((cat.cpu_ticks, cat.threads, cat.started_ticks), (12, 1, 1_207_864));
         assert_eq!((cat.virtual_bytes, cat.resident_pages), (3_133_440, 381));
         let worker = parse(RECORDED_WORKER).unwrap();

@@ -324,8 +324,10 @@ impl ProcessTable {
         known.cpu_ticks = cpu_ticks;
         known.sample = self.sample;
         let seconds = used.map(|ticks| ticks as f64 / self.ticks_per_second as f64);
-        self.processes[index].cpu_percent =
-            seconds.zip(passed).filter(|(_, passed)| !passed.is_zero()).map(|(used, passed)| used / passed.as_secs_f64() * 100.0);
+        self.processes[index].cpu_percent = seconds
+            .zip(passed)
+            .filter(|(_, passed)| !passed.is_zero())
+            .map(|(used, passed)| used / passed.as_secs_f64() * 100.0);
         if is_io_due {
             self.look_at_io(index);
         }
@@ -403,9 +405,8 @@ pub(super) mod tests {
     pub fn write(root: &Path, pid: u32, started_ticks: u64, cpu_ticks: u64, io: Option<(u64, u64)>) {
         let folder = root.join("proc").join(pid.to_string());
         fs::create_dir_all(&folder).unwrap();
-        let stat = format!(
-            "{pid} (prog {pid}) S 1 1 1 0 -1 0 0 0 0 0 {cpu_ticks} 0 0 0 20 0 2 0 {started_ticks} 8192 10 0\n"
-        );
+        let stat =
+            format!("{pid} (prog {pid}) S 1 1 1 0 -1 0 0 0 0 0 {cpu_ticks} 0 0 0 20 0 2 0 {started_ticks} 8192 10 0\n");
         fs::write(folder.join("stat"), stat).unwrap();
         let io_file = folder.join("io");
         match io {

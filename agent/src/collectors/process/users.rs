@@ -25,7 +25,8 @@ impl Users {
 
     /// Reads the file if it is another than at the last call. There are no names where it cannot be read.
     pub fn refresh(&mut self) {
-        let stamp = fs::metadata(&self.path).ok().map(|meta| (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()));
+        let stamp =
+            fs::metadata(&self.path).ok().map(|meta| (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()));
         if stamp != self.stamp {
             self.names = self.read().map(|bytes| parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default();
             self.stamp = stamp;
@@ -63,7 +64,9 @@ mod tests {
 
     #[test]
     fn the_first_name_of_an_id_counts_and_other_lines_do_not() {
-        let names = parse("root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\n#bin:x:1:1\n+::::::\nx\na:b\n\nnobody:x:65534:65534::/:\nminus:x:-1:0");
+        let names = parse(
+            "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\n#bin:x:1:1\n+::::::\nx\na:b\n\nnobody:x:65534:65534::/:\nminus:x:-1:0",
+        );
         let mut sorted: Vec<(u32, &str)> = names.iter().map(|(uid, name)| (*uid, name.as_str())).collect();
         sorted.sort_unstable();
         assert_eq!(sorted, [(0, "root"), (65_534, "nobody")]);
