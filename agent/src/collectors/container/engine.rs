@@ -247,7 +247,11 @@ fn own_name(names: &Option<Vec<String>>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     #[test]
     fn lists_of_docker_and_podman_are_taken_apart() {
@@ -261,6 +265,29 @@ mod tests {
         let podman = r#"[{"Id":"cc","Names":["db"],"Image":"docker.io/library/postgres:17"}]"#;
         assert_eq!(parse(podman.as_bytes()).unwrap()["cc"].name, "db");
         assert!(parse(b"[]").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_engine_is_asked_anew_when_it_is_due_and_never_while_it_owes_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        // It takes connections and says nothing.
+        let _listener = UnixListener::bind(dir.path().join("sock")).unwrap();
+        let mut engine = Engine::new(dir.path().join("sock"));
+        let now = Instant::now();
+        assert!(!engine.ask_if_due(false, now), "there is no container");
+        assert!(engine.ask_if_due(true, now));
+        assert!(!engine.ask_if_due(true, now + REFRESH));
+        engine.take_answer(Duration::ZERO, now + TIMEOUT);
+        assert!(engine.failure.is_none());
+        engine.take_answer(Duration::ZERO, now + TIMEOUT + MOMENT);
+        assert!(engine.failure.as_ref().is_some_and(|failure| failure.reason.contains("in time")));
+
+        let mut engine = Engine::new(dir.path().join("nowhere"));
+        assert!(engine.ask_if_due(true, now));
+        engine.take_answer(PATIENCE, now);
+        assert!(engine.failure.as_ref().is_some_and(|failure| failure.absent));
+        assert!(!engine.ask_if_due(true, now + RETRY - MOMENT));
+        assert!(engine.ask_if_due(false, now + RETRY));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
@@ -289,26 +289,45 @@ fn hundreds_of_short_lives_break_no_rate() {
     assert_eq!(collector.table.processes().len(), collector.table.known_len());
 }
 
+/// Does something on a thread that has no capabilities. They belong to a thread: no other test loses any.
+fn unprivileged<T: Send + 'static>(deed: impl FnOnce() -> T + Send + 'static) -> T {
+    let drop_and_do = || {
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }).unwrap();
+        deed()
+    };
+    std::thread::spawn(drop_and_do).join().unwrap()
+}
+
 #[test]
 fn without_capabilities_it_is_said_what_would_help() {
-    let unprivileged = std::thread::spawn(|| {
-        let none = CapabilitySets {
-            effective: CapabilitySet::empty(),
-            permitted: CapabilitySet::empty(),
-            inheritable: CapabilitySet::empty(),
-        };
-        // Capabilities belong to a thread: no other test loses any.
-        set_capabilities(None, none).unwrap();
+    let (rows, notes) = unprivileged(|| {
         let config = ProcessConfig { top: 500, ..ProcessConfig::default() };
         let mut collector = processes(HostPaths::default(), config);
-        let rows = sample(&mut collector).0;
-        (rows, collector.notes())
+        (sample(&mut collector).0, collector.notes())
     });
-    let (rows, notes) = unprivileged.join().unwrap();
     let init = row_of(&rows, "1");
     assert_eq!(rows.fields["read_bytes_total"].number(init), None);
     assert!(rows.fields["threads"].number(init).is_some());
     assert!(notes.iter().any(|note| note.contains("CAP_SYS_PTRACE")), "{notes:?}");
     let own = row_of(&rows, &std::process::id().to_string());
     assert!(text(&rows, "user", own).is_some());
+}
+
+#[test]
+fn hidden_processes_are_noted() {
+    let dir = made_up();
+    let hidden = dir.path().join("proc/12/stat");
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o000)).unwrap();
+    let path = dir.path().to_owned();
+    let (summary, notes) = unprivileged(move || {
+        let mut collector = processes(HostPaths::new(path), ProcessConfig::default());
+        (sample(&mut collector).1, collector.notes())
+    });
+    assert_eq!(summary.fields["processes"].number(0), Some(2.0));
+    assert!(notes.len() == 1 && notes[0].contains("hidepid"), "{notes:?}");
+    fs::remove_dir_all(dir.path().join("proc/1")).unwrap();
+    let mut collector = processes(HostPaths::new(dir.path()), ProcessConfig::default());
+    sample(&mut collector);
+    assert!(collector.notes()[0].contains("hidepid"), "process 1 is not there");
 }
