@@ -14,8 +14,8 @@ use serde::Deserialize;
 pub(crate) use self::collectors::path_globs;
 pub use self::{
     collectors::{
-        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, GpuConfig,
-        NetworkConfig, ProcessConfig,
+        CollectorConfig, CollectorsConfig, CommandDetail, ContainerConfig, DirectorySizeConfig, FilesystemConfig,
+        GpuConfig, NetworkConfig, ProcessConfig,
     },
     custom::{ExecConfig, ExecFormat, ListenConfig, ScrapeConfig},
     delivery::{BatchConfig, Profile, SpoolConfig},

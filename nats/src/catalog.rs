@@ -116,14 +116,6 @@ const fn total(
     field(name, FieldType::Integer, FieldKind::Counter, unit, description, names)
 }
 
-const fn flag(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
-    field(name, FieldType::Bool, FieldKind::Gauge, "bool", description, names)
-}
-
-const fn text(name: &'static str, description: &'static str, names: (&'static str, &'static str)) -> FieldSpec {
-    field(name, FieldType::Text, FieldKind::Gauge, "text", description, names)
-}
-
 const fn gauge(
     name: &'static str,
     unit: &'static str,
