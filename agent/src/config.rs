@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 pub use self::{
     collectors::{
-        CollectorConfig, CollectorsConfig, ContainerConfig, DirectorySizeConfig, FilesystemConfig, ProcessConfig,
+        CollectorConfig, CollectorsConfig, CommandDetail, ContainerConfig, DirectorySizeConfig, FilesystemConfig,
+        ProcessConfig,
     },
     custom::{ExecConfig, ExecFormat, ListenConfig, ScrapeConfig},
     delivery::{BatchConfig, Profile, SpoolConfig},

@@ -57,7 +57,7 @@ pub struct FieldSpec {
     pub field_type: FieldType,
     /// Gauge or counter.
     pub kind: FieldKind,
-    /// The unit: `percent`, `bytes`, `seconds`, `celsius`, `count` or `bool`.
+    /// The unit: `percent`, `bytes`, `bytes_per_second`, `seconds`, `celsius`, `count`, `bool` or `text`.
     pub unit: &'static str,
     /// What it tells.
     pub description: &'static str,
@@ -172,7 +172,7 @@ mod tests {
             }
             for field in spec.fields {
                 assert_eq!(field.name.ends_with("_total"), field.kind == FieldKind::Counter, "{}", field.name);
-                if !matches!(field.unit, "count" | "bool") {
+                if !matches!(field.unit, "count" | "bool" | "text") {
                     assert!(field.name.contains(field.unit), "{} does not name {}", field.name, field.unit);
                 }
             }

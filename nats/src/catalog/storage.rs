@@ -63,5 +63,29 @@ pub const DISKIO: MeasurementSpec = MeasurementSpec {
     ],
 };
 
-pub const DIRECTORY_SIZE: MeasurementSpec =
-    MeasurementSpec { name: "directory_size", description: "Size of configured folders", tags: &[], fields: &[] };
+pub const DIRECTORY_SIZE: MeasurementSpec = MeasurementSpec {
+    name: "directory_size",
+    description: "Size of configured folders, within their file system; a row a completed scan",
+    tags: &[tag("path", "The folder")],
+    fields: &[
+        bytes("disk_bytes", "Space that its files and folders take up on disk, as `du -sx` counts it", ("", "")),
+        bytes("apparent_bytes", "Sum of the lengths of its files and symbolic links, as programs read them", ("", "")),
+        count("files", "What is no folder in it; a file with several names counts once", ("", "")),
+        count("directories", "Folders in it, itself included", ("", "")),
+        count("unreadable", "Folders and files in it that could not be read, and so are missing in the sums", ("", "")),
+        field(
+            "partial",
+            FieldType::Bool,
+            FieldKind::Gauge,
+            "bool",
+            "Whether something is missing in the sums or, of very many files with several names, estimated",
+            ("", ""),
+        ),
+        gauge(
+            "scan_duration_seconds",
+            "seconds",
+            "How long the scan took, with the rests that spare the disk",
+            ("", ""),
+        ),
+    ],
+};
