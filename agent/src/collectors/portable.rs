@@ -7,7 +7,10 @@ mod filesystem;
 mod load;
 mod memory;
 mod network;
+mod process;
 mod temperature;
+
+use std::time::Duration;
 
 use plimsoll_nats::{batch::FieldType, catalog};
 
@@ -58,6 +61,13 @@ pub const KINDS: &[CollectorKind] = &[
         interval: None,
         open: |_| Box::new(temperature::Temperature),
     },
+    CollectorKind {
+        name: "process",
+        measurements: &["process", "processes"],
+        pace: Pace::Slow,
+        interval: Some(Duration::from_secs(5)),
+        open: |context| Box::new(process::Processes::new(context)),
+    },
 ];
 
 /// The error of a system that could not be asked.
@@ -101,14 +111,18 @@ mod tests {
         rows::{Columns, Tables},
     };
 
-    /// The second reading of a collector.
+    /// What the second reading of a collector tells of its first measurement.
     fn read(kind: &CollectorKind) -> Columns {
-        let (mut collector, mut tables) = (kind.open(&Context::default()), kind.tables());
+        read_of(kind, &Context::default(), kind.measurements[0])
+    }
+
+    fn read_of(kind: &CollectorKind, context: &Context, measurement: &str) -> Columns {
+        let (mut collector, mut tables) = (kind.open(context), kind.tables());
         collector.collect(&mut tables).unwrap();
-        tables.only().take();
+        tables.iter_mut().for_each(|rows| drop(rows.take()));
         sleep(sysinfo::MINIMUM_CPU_UPDATE_INTERVAL);
         collector.collect(&mut tables).unwrap();
-        tables.only().take()
+        tables.of(measurement).take()
     }
 
     fn find(kinds: &[CollectorKind], name: &str) -> CollectorKind {
@@ -128,6 +142,30 @@ mod tests {
             let certain = matches!(kind.name, "cpu" | "memory" | "load");
             assert!(columns.fields.values().all(|column| !column.is_empty()) || !certain, "{}", kind.name);
         }
+    }
+
+    #[test]
+    fn the_largest_and_the_watched_processes_are_told() {
+        let own = std::process::id().to_string();
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+        let settings = |top, watch: &[&str]| {
+            let mut config = crate::config::CollectorsConfig::default();
+            (config.process.top, config.process.watch) = (top, watch.iter().map(|glob| (*glob).to_owned()).collect());
+            Context { config: std::sync::Arc::new(config), ..Context::default() }
+        };
+        let kind = find(KINDS, "process");
+        assert_eq!(read_of(&kind, &settings(0, &[]), "process").tags["pid"], [""; 0]);
+        let largest = read_of(&kind, &settings(2, &[]), "process");
+        assert!((1..=6).contains(&largest.tags["pid"].len()), "{:?}", largest.tags);
+        if name.is_empty() {
+            return;
+        }
+        let watched = read_of(&kind, &settings(0, &[name.trim()]), "process");
+        let row = watched.tags["pid"].iter().position(|pid| *pid == own).expect("this process");
+        assert!(watched.fields["resident_bytes"].number(row).is_some_and(|bytes| bytes > 0.0));
+        let all = read_of(&kind, &Context::default(), "processes");
+        assert!(all.fields["processes"].number(0).is_some_and(|count| count > 1.0));
+        assert_eq!(all.fields["threads"].number(0), None);
     }
 
     #[test]
