@@ -61,13 +61,15 @@ bench-agent: tools ## Measure what the agent costs beside node_exporter, into do
 	@$(CARGO) build --profile dist --locked -p plimsoll-agent
 	$(CARGO) build --profile dist --locked -p plimsoll-agent --example wire
 	bench/agent/run --seconds '$(BENCH_SECONDS)' --wire-seconds '$(BENCH_SECONDS)'
-# What is built without the link argument of .cargo/config.toml: the agent needs no libduckdb, and what is passed on should
-# hold no path of this machine. In a folder of its own, since cargo would build everything anew for each of the two.
+
+# What is passed on holds no path of this machine: neither where libduckdb is, which .cargo/config.toml would link in and the agent
+# has no use for, nor where sources were. In a folder of its own, since cargo would build everything anew for other flags.
 PACKAGES := $(TARGET_DIR)/package
+NO_PATHS := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/plimsoll
 
 .PHONY: agent
 agent:
-	@RUSTFLAGS= cargo build --profile dist --locked --package plimsoll-agent --target-dir '$(PACKAGES)'
+	@RUSTFLAGS='$(NO_PATHS)' cargo build --profile dist --locked --package plimsoll-agent --target-dir '$(PACKAGES)'
 
 .PHONY: deb
 deb: agent ## Make a Debian package of the agent, on Debian

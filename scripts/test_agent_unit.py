@@ -86,7 +86,9 @@ class Unit(unittest.TestCase):
 @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed: Debian package systemd")
 class Analysis(unittest.TestCase):
     def setUp(self):
-        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
 
     def lay_out(self, drop_ins) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self.folder))

@@ -1,5 +1,7 @@
 //! The manual page says what the program itself says.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::process::Command;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_plimsoll-agent");

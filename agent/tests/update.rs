@@ -2,6 +2,8 @@
 //!
 //! A newer release is a script that starts the agent under another host id, so that the broker tells which of them reports.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},

@@ -92,3 +92,25 @@ fn check_owner(dir: &std::path::Path) -> Result<(), CommandError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_of_another_user_is_not_written_to() {
+        let dir = tempfile::TempDir::new().unwrap();
+        assert!(check_owner(dir.path()).is_ok());
+        assert!(check_owner(&dir.path().join("absent")).is_ok());
+        let (path, owner) = if rustix::process::geteuid().is_root() {
+            chown(dir.path(), Some(65534), None).unwrap();
+            (dir.path(), 65534)
+        } else {
+            (std::path::Path::new("/"), 0)
+        };
+        let error = check_owner(path).unwrap_err().to_string();
+        assert!(error.contains(&format!("sudo -u '#{owner}' plimsoll-agent")), "{error}");
+    }
+}

@@ -176,8 +176,7 @@ fn verify(description: &[u8], signature: &[u8], key: &ReleaseKey) -> Result<(), 
 }
 
 impl Program {
-    /// Checks a program that is read to its end. Fails with a [`ReleaseError`] inside an [`io::Error`] of no kind of its own where
-    /// it is another one.
+    /// Reads a program to its end and returns whether it is this one. Fails when it cannot be read.
     pub fn check(&self, mut program: impl Read) -> io::Result<Result<(), ReleaseError>> {
         let mut digest = ProgramDigest::default();
         let mut chunk = vec![0; CHUNK_BYTES];

@@ -33,7 +33,7 @@ pub async fn pass_trial(mark: PathBuf, receipts: Receipts, samples: bool) {
 /// Whether samples can be expected well before a trial ends: some collectors sample seldom, and some agents send seldom.
 #[must_use]
 pub fn samples_are_due(config: &AgentConfig) -> bool {
-    let gathered = config.batch.interval.unwrap_or_else(|| config.profile.batch_interval());
+    let gathered = config.batch_interval();
     let intervals =
         KINDS.iter().filter(|kind| CERTAIN.contains(&kind.name)).filter_map(|kind| config.interval_of(kind));
     // A rate takes two readings.
