@@ -36,13 +36,16 @@ struct Encoders {
     limit: PayloadLimit,
     packer: Packer,
     by_measurement: HashMap<Name, Encoder>,
+    /// Messages of a tick that wait for others of the same; none when each is sent at once.
+    held: Option<Vec<Message>>,
 }
 
 impl Outlet {
     /// Numbers under `epoch`, the id of this run of the agent, and fills `buffer`.
     #[must_use]
     pub fn new(host: HostId, epoch: Ulid, limit: PayloadLimit, buffer: Arc<SharedBuffer>) -> Self {
-        let encoders = Encoders { host, epoch, limit, packer: Packer::default(), by_measurement: HashMap::new() };
+        let (packer, by_measurement) = (Packer::default(), HashMap::new());
+        let encoders = Encoders { host, epoch, limit, packer, by_measurement, held: None };
         Self { buffer, interval: Duration::ZERO, encoders: Mutex::new(encoders) }
     }
 
@@ -67,9 +70,24 @@ impl Outlet {
         });
     }
 
-    /// Sends what has been gathered.
+    /// Holds messages back until they are [released](Self::release): what several threads take at one tick then goes to the broker
+    /// in one piece, and wakes the publisher once.
+    pub fn hold(&self) {
+        self.lock().held.get_or_insert_default();
+    }
+
+    /// Sends what is held, and each message at once from here on.
+    pub fn release(&self) {
+        let mut encoders = self.lock();
+        if let Some(messages) = encoders.held.take().filter(|messages| !messages.is_empty()) {
+            self.buffer.push(messages);
+        }
+    }
+
+    /// Sends what has been gathered or held.
     pub fn flush(&self) {
         self.flush_where(|_| true);
+        self.release();
     }
 
     /// Sends what has been gathered whenever its time has come, until `shutdown`. What is left then waits for
@@ -102,9 +120,13 @@ impl Outlet {
     /// The buffer gets the messages while the encoders are locked: those of a measurement must come in order.
     fn send(&self, encode: impl FnOnce(&mut Encoders, &mut Vec<Message>)) {
         let mut encoders = self.lock();
-        let mut messages = Vec::with_capacity(encoders.by_measurement.len());
+        let held = encoders.held.take();
+        let holds = held.is_some();
+        let mut messages = held.unwrap_or_else(|| Vec::with_capacity(encoders.by_measurement.len()));
         encode(&mut encoders, &mut messages);
-        if !messages.is_empty() {
+        if holds {
+            encoders.held = Some(messages);
+        } else if !messages.is_empty() {
             self.buffer.push(messages);
         }
     }
@@ -202,6 +224,26 @@ mod tests {
         assert_eq!(times(&buffer), [[3_000]]);
         outlet.flush();
         assert!(buffer.lock().is_empty());
+    }
+
+    #[test]
+    fn what_is_held_is_sent_in_one_piece() {
+        let (outlet, buffer) = outlet(Duration::ZERO);
+        let rows = rows("temperature");
+        outlet.hold();
+        for tick_ms in [1_000, 2_000] {
+            outlet.push_rows([(tick_ms, &rows)]);
+            outlet.hold();
+        }
+        assert!(buffer.lock().is_empty());
+        outlet.release();
+        assert_eq!(times(&buffer), [[1_000], [2_000]]);
+        outlet.push_rows([(3_000, &rows)]);
+        assert_eq!(times(&buffer), [[3_000]]);
+        outlet.hold();
+        outlet.push_rows([(4_000, &rows)]);
+        outlet.flush();
+        assert_eq!(times(&buffer), [[4_000]]);
     }
 
     #[tokio::test]

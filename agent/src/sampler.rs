@@ -1,7 +1,8 @@
 //! Takes the samples of all collectors, tick by tick.
 //!
 //! One thread turns the wheel: it wakes once for all that is due, reads the hot collectors itself, and tells the threads of the
-//! slow ones. Ticks are multiples of the intervals in wall time.
+//! slow ones. What these have within a moment goes to the broker together with the rest. Ticks are multiples of the intervals in
+//! wall time.
 
 use std::{
     convert::Infallible,
@@ -28,6 +29,9 @@ use crate::{
 
 mod slow;
 mod source;
+
+/// How long the samples of a tick wait for those of slow collectors. Whatever takes longer is sent by itself.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// What every thread holds for as long as it runs.
 type Alive = mpsc::Sender<Infallible>;
@@ -99,26 +103,30 @@ impl Turner {
         let mut due = Vec::with_capacity(self.hot.len() + self.slow.len());
         loop {
             let pause = self.wheel.turn(now_ms(), &mut due);
-            let pause = if due.is_empty() { pause } else { Duration::ZERO };
-            self.take(&due);
-            match self.stopped.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(never) => match never {},
+            let pause = if due.is_empty() { pause } else { self.take(&due) };
+            let ended = matches!(self.stopped.recv_timeout(pause), Err(RecvTimeoutError::Disconnected));
+            self.outlet.release();
+            if ended {
+                return;
             }
         }
     }
 
-    /// Reads all that is due before anything is encoded, so that the samples of a tick are of one moment.
-    fn take(&mut self, due: &[(usize, i64)]) {
+    /// Reads all that is due before anything is encoded, so that the samples of a tick are of one moment. Returns how long to wait
+    /// for the slow ones.
+    fn take(&mut self, due: &[(usize, i64)]) -> Duration {
+        self.outlet.hold();
         let slow_from = self.hot.len();
         for (place, tick_ms) in due.iter().filter(|(place, _)| *place < slow_from) {
             self.hot[*place].take(*tick_ms);
         }
         source::send(self.hot.iter_mut(), &self.outlet);
+        let mut pause = Duration::ZERO;
         for (place, tick_ms) in due.iter().filter(|(place, _)| *place >= slow_from) {
             self.slow[*place - slow_from].take(*tick_ms);
+            pause = TOGETHER;
         }
+        pause
     }
 }
 
