@@ -62,10 +62,12 @@ fn address(paths: &HostPaths, entry: SystemAddress) -> Option<InterfaceAddress> 
         return None;
     }
     let address = ip(&entry.address?)?;
-    let local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    if matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+        return None;
+    }
     let prefix = entry.netmask.as_ref().and_then(ip).map_or(0, prefix);
     let mac = mac(paths, &entry.interface_name);
-    (!local).then_some(InterfaceAddress { interface: entry.interface_name, address, prefix, mac })
+    Some(InterfaceAddress { interface: entry.interface_name, address, prefix, mac })
 }
 
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {

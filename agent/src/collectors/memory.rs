@@ -9,6 +9,7 @@ use crate::{
     rows::{Tables, percent},
 };
 
+mod group_kills;
 mod kernel_log;
 mod oom;
 

@@ -1,8 +1,9 @@
-//! Tells of each process that the kernel kills for want of memory: the counter says how many, the kernel's log who.
+//! Tells of each process that the kernel kills for want of memory: the counter says how many, the kernel's log who. Where that
+//! cannot be read, control groups say where.
 
 use plimsoll_nats::event::EventKind;
 
-use super::kernel_log::KernelLog;
+use super::{group_kills::GroupKills, kernel_log::KernelLog};
 use crate::{
     context::Context,
     events::{Event, EventSink},
@@ -20,10 +21,12 @@ struct Victim {
 #[derive(Debug)]
 pub struct OomWatch {
     log: KernelLog,
+    /// Only looked at without a log.
+    groups: GroupKills,
     previous: Option<u64>,
     /// Kills that were counted and not told yet.
     owed: u64,
-    /// Whether the log has been looked through for them before: it comes a moment after the count.
+    /// Whether they were looked for before: log and control groups come a moment after the count.
     looked: bool,
     events: EventSink,
 }
@@ -32,7 +35,8 @@ impl OomWatch {
     /// Watches the host of `context`.
     pub fn new(context: &Context) -> Self {
         let log = KernelLog::new(context.paths.at("/dev/kmsg"));
-        Self { log, previous: None, owed: 0, looked: false, events: context.events.clone() }
+        let groups = GroupKills::new(&context.paths);
+        Self { log, groups, previous: None, owed: 0, looked: false, events: context.events.clone() }
     }
 
     /// Takes in the counter of this moment. What it shows at first is the past.
@@ -41,7 +45,7 @@ impl OomWatch {
             return;
         };
         match self.previous.replace(kills) {
-            None => self.log.skip(),
+            None => self.start(),
             Some(previous) => {
                 let more = kills.saturating_sub(previous);
                 self.looked &= more == 0;
@@ -57,17 +61,30 @@ impl OomWatch {
     pub fn note(&self) -> Option<String> {
         let problem = self.log.problem()?;
         Some(format!(
-            "Victims of OOM kills are counted and not named: `/dev/kmsg` cannot be read ({problem}); the capability CAP_SYSLOG may \
-             allow it."
+            "Victims of OOM kills are not named, only their control groups: `/dev/kmsg` cannot be read ({problem}); the capability \
+             CAP_SYSLOG may allow it."
         ))
     }
 
-    /// Tells of the victims that the log names, and of the others once it had time to.
+    fn start(&mut self) {
+        self.log.skip();
+        if self.log.problem().is_some() {
+            self.groups.look();
+        }
+    }
+
+    /// Tells of the victims that are known, and of the others once they could have become so.
     fn settle(&mut self) {
-        let victims = self.victims();
-        self.owed = self.owed.saturating_sub(victims.len() as u64);
-        victims.into_iter().for_each(|victim| self.events.emit(victim.event()));
-        if self.owed > 0 && (self.looked || self.log.problem().is_some()) {
+        let events: Vec<(u64, Event)> = if self.log.problem().is_some() {
+            self.groups.look().into_iter().map(|(group, count)| (count, of_group(&group, count))).collect()
+        } else {
+            self.victims().into_iter().map(|victim| (1, victim.event())).collect()
+        };
+        for (count, event) in events {
+            self.owed = self.owed.saturating_sub(count);
+            self.events.emit(event);
+        }
+        if self.owed > 0 && self.looked {
             self.events.emit(unnamed(self.owed));
             self.owed = 0;
         }
@@ -101,10 +118,18 @@ impl Victim {
     }
 }
 
+fn of_group(group: &str, count: u64) -> Event {
+    let message = format!("the kernel killed {} of `{group}` for want of memory", processes(count));
+    Event::new(EventKind::OomKill, group, message).with("cgroup", group).with("count", count)
+}
+
 fn unnamed(count: u64) -> Event {
-    let processes = if count == 1 { "a process".to_owned() } else { format!("{count} processes") };
-    let message = format!("the kernel killed {processes} for want of memory; its log does not tell which");
+    let message = format!("the kernel killed {} for want of memory; which is not known", processes(count));
     Event::new(EventKind::OomKill, "", message).with("count", count)
+}
+
+fn processes(count: u64) -> String {
+    if count == 1 { "a process".to_owned() } else { format!("{count} processes") }
 }
 
 /// Who was killed: `… Killed process <pid> (<name>) total-vm:…`, with `, UID <uid>,` after the name on older kernels
@@ -166,10 +191,8 @@ mod tests {
     }
 
     /// A watch whose log is a file.
-    fn watch(log: Option<&Path>) -> OomWatch {
-        let mut watch = OomWatch::new(&Context::default());
-        watch.log = KernelLog::new(log.map_or("/nonexistent/kmsg".into(), Path::to_path_buf));
-        watch
+    fn watch(log: &Path) -> OomWatch {
+        OomWatch { log: KernelLog::new(log), ..OomWatch::new(&Context::default()) }
     }
 
     fn say(log: &Path, texts: &[&str]) {
@@ -185,7 +208,7 @@ mod tests {
     fn each_victim_is_told_once_with_its_control_group() {
         let log = tempfile::NamedTempFile::new().unwrap();
         say(log.path(), &[KILLED_3_10]);
-        let mut watch = watch(Some(log.path()));
+        let mut watch = watch(log.path());
         watch.see(Some(7));
         watch.see(Some(7));
         assert!(subjects(&watch).is_empty(), "kills before the start are the past");
@@ -202,7 +225,7 @@ mod tests {
     #[test]
     fn a_log_that_comes_late_is_waited_for_and_then_kills_are_counted() {
         let log = tempfile::NamedTempFile::new().unwrap();
-        let mut watch = watch(Some(log.path()));
+        let mut watch = watch(log.path());
         watch.see(Some(0));
         watch.see(Some(1));
         assert!(subjects(&watch).is_empty());
@@ -218,20 +241,29 @@ mod tests {
     }
 
     #[test]
-    fn without_the_log_kills_are_counted_at_once_and_a_note_says_why() {
-        let mut watch = watch(None);
+    fn without_the_log_control_groups_are_told_then_numbers_and_a_note_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("sys/fs/cgroup/web.service");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("memory.events"), "oom_kill 4\n").unwrap();
+        let mut watch = OomWatch::new(&Context { paths: HostPaths::new(root.path()), ..Context::default() });
         watch.see(Some(5));
-        watch.see(Some(6));
-        assert_eq!(
-            watch.events.take()[0].message,
-            "the kernel killed a process for want of memory; its log does not tell which"
-        );
+        fs::write(group.join("memory.events"), "oom_kill 6\n").unwrap();
+        watch.see(Some(8));
+        let events = watch.events.take();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].message, "the kernel killed 2 processes of `/web.service` for want of memory");
+        watch.see(Some(8));
+        watch.see(Some(8));
+        let events = watch.events.take();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].message, "the kernel killed a process for want of memory; which is not known");
         assert!(watch.note().unwrap().contains("CAP_SYSLOG"));
     }
 
     #[test]
     fn a_counter_that_starts_anew_is_no_kill() {
-        let mut watch = watch(None);
+        let mut watch = watch(Path::new("/nonexistent/kmsg"));
         watch.see(Some(5));
         watch.see(None);
         watch.see(Some(0));
@@ -266,15 +298,17 @@ mod tests {
         }
     }
 
-    /// Lets the kernel of this host kill a process for want of memory.
     #[test]
-    fn a_real_kill_is_told() {
+    fn a_real_kill_is_told_by_the_log_and_without_it_by_its_control_group() {
         let Some(group) = SmallGroup::new() else {
             println!("skipped: this process may not make a control group with a limit on memory");
             return;
         };
         let context = Context { paths: HostPaths::default(), ..Context::default() };
         let mut memory = Memory::new(&context);
+        let mut without_log =
+            OomWatch { log: KernelLog::new("/nonexistent/kmsg"), ..OomWatch::new(&Context::default()) };
+        without_log.see(Some(0));
         let mut tables = Tables::new(catalog::measurement("memory"));
         memory.collect(&mut tables).unwrap();
         // Should the limit not hold, the second one ends the process in another way.
@@ -292,6 +326,9 @@ mod tests {
         if memory.oom.log.problem().is_none() {
             assert_eq!(events[0].subject, "tail", "{events:?}");
         }
+        without_log.see(Some(1));
+        let name = group.0.file_name().unwrap().to_str().unwrap();
+        assert_eq!(subjects(&without_log), [format!("/{name}")]);
     }
 
     proptest! {
