@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use duckdb::Connection;
+use duckdb::{Connection, params};
 use plimsoll_nats::{Incarnation, PartitionId, Position, Sequence};
 
 use crate::{LakeError, connection::LAKE, error::Context};
@@ -55,20 +55,11 @@ impl Positions {
     }
 }
 
-/// Moves positions within the connection's transaction, in one statement: each costs some 20 ms of the catalog's time. Fails unless
-/// exactly those rows move.
-pub(crate) fn advance(connection: &Connection, to: &BTreeMap<PartitionId, Position>) -> Result<(), LakeError> {
-    let Some(first) = to.keys().next() else { return Ok(()) };
-    let values: Vec<String> = to
-        .iter()
-        .map(|(partition, to)| format!("({}, {}, {})", partition.get(), to.incarnation.0, to.sequence.0))
-        .collect();
-    let sql = format!(
-        "UPDATE {LAKE}.plimsoll.positions SET incarnation = reached.incarnation, sequence = reached.sequence
-         FROM (VALUES {}) AS reached (partition, incarnation, sequence)
-         WHERE positions.partition = reached.partition",
-        values.join(", ")
-    );
-    let moved = connection.execute(&sql, []).context("move the positions")?;
-    if moved == to.len() { Ok(()) } else { Err(LakeError::PositionMissing { partition: first.get() }) }
+/// Moves a partition's position within the connection's transaction. Fails unless exactly one row moves.
+pub(crate) fn advance(connection: &Connection, partition: PartitionId, to: Position) -> Result<(), LakeError> {
+    let sql = format!("UPDATE {LAKE}.plimsoll.positions SET incarnation = ?, sequence = ? WHERE partition = ?");
+    let moved = connection
+        .execute(&sql, params![to.incarnation.0, to.sequence.0, partition.get()])
+        .context("move a position")?;
+    if moved == 1 { Ok(()) } else { Err(LakeError::PositionMissing { partition: partition.get() }) }
 }

@@ -180,7 +180,12 @@ impl LakeWriter {
             report.rows += batches.iter().map(|batch| batch.rows()).sum::<usize>();
             report.points += batches.iter().map(|batch| points(batch)).sum::<usize>();
         }
-        positions::advance(connection, &advanced(set, &stored))?;
+        for (partition, reached) in &set.reached {
+            let before = stored.stored(*partition);
+            if before.is_none_or(|before| advances(set, before, *reached)) {
+                positions::advance(connection, *partition, *reached)?;
+            }
+        }
         connection.execute_batch("COMMIT").context("commit")?;
         Ok(CommitOutcome::Committed(report))
     }
@@ -285,14 +290,6 @@ fn standing(message: &PendingMessage, set: &CommitSet, stored: &Positions) -> St
     } else {
         Standing::New
     }
-}
-
-/// The positions that the set moves.
-fn advanced(set: &CommitSet, stored: &Positions) -> BTreeMap<PartitionId, Position> {
-    let moves = |(partition, reached): &(&PartitionId, &Position)| {
-        stored.stored(**partition).is_none_or(|before| advances(set, before, **reached))
-    };
-    set.reached.iter().filter(moves).map(|(partition, reached)| (*partition, *reached)).collect()
 }
 
 fn advances(set: &CommitSet, stored: Position, reached: Position) -> bool {
