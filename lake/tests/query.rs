@@ -7,7 +7,7 @@ use plimsoll_lake::{
     query::{PointSeries, Points, PointsQuery, QueryError, ReaderLimits, Selection, Value},
     writer::CommitSet,
 };
-use plimsoll_nats::{Batch, Column, HostId, Incarnation, Name, PartitionId, Position, Sequence};
+use plimsoll_nats::{Batch, Column, HostId, Incarnation, Name, PartitionId, Position, Sequence, testing::eventually};
 use tempfile::TempDir;
 
 const LIFE: Incarnation = Incarnation(1_700_000_000_000_000_000);
@@ -297,8 +297,15 @@ async fn a_query_ends_at_its_limit_and_its_connection_lives_on() {
     hasty.attach().expect("attaches");
     let outcome = hasty.stats(&fixture.tail, all(), None).await;
     assert!(matches!(outcome, Err(QueryError::Lake(LakeError::Interrupted))), "{outcome:?}");
-    let (_, stored) = hasty.measurements(&Arc::new(Tail::new(0))).await.expect("the next query is not harmed");
-    assert!(stored.is_empty());
+    // A busy machine may take more than the limit for a short query too: some of the next ones must come through.
+    let tail = Arc::new(Tail::new(0));
+    let stored = eventually("a query within its limit", Duration::from_secs(60), async || {
+        match hasty.measurements(&tail).await {
+            Err(QueryError::Lake(LakeError::Interrupted)) => None,
+            outcome => Some(outcome.expect("the next query is not harmed").1),
+        }
+    });
+    assert!(stored.await.is_empty());
 }
 
 #[tokio::test]
