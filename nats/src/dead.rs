@@ -41,14 +41,17 @@ pub fn headers(
     headers
 }
 
-/// An error and its causes on one line, joined by `: `.
+/// An error and its causes on one line, joined by `: `. A cause that its error has told already is not told again.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         cause = error.source();
     }
     text
@@ -59,4 +62,25 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 pub fn header_text(text: &str) -> String {
     let end = (0..=MAX_HEADER_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text[..end].replace(|c: char| c.is_control(), " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: io::Error,
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let layer = |text| Layer { text, source: io::Error::other("refused") };
+        assert_eq!(chain(&layer("failed to connect")), "failed to connect: refused");
+        assert_eq!(chain(&layer("I/O error: refused")), "I/O error: refused");
+    }
 }

@@ -24,7 +24,7 @@ pub const KINDS: &[CollectorKind] = &[
         measurements: &["cpu"],
         pace: Pace::Hot,
         interval: None,
-        open: |_| Box::new(cpu::Cpu::default()),
+        open: |_| Box::new(cpu::Processors::default()),
     },
     CollectorKind {
         name: "memory",
@@ -45,14 +45,14 @@ pub const KINDS: &[CollectorKind] = &[
         measurements: &["filesystem"],
         pace: Pace::Slow,
         interval: None,
-        open: |_| Box::new(filesystem::Filesystem),
+        open: |context| Box::new(filesystem::Filesystem::new(context)),
     },
     CollectorKind {
         name: "network",
         measurements: &["network"],
         pace: Pace::Slow,
         interval: None,
-        open: |_| Box::new(network::Network),
+        open: |context| Box::new(network::Network::new(context)),
     },
     CollectorKind {
         name: "temperature",
@@ -141,6 +141,18 @@ mod tests {
             let columns = read(kind);
             let certain = matches!(kind.name, "cpu" | "memory" | "load");
             assert!(columns.fields.values().all(|column| !column.is_empty()) || !certain, "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_told() {
+        let mut config = crate::config::CollectorsConfig::default();
+        config.filesystem.exclude = vec!["/".to_owned(), "/**".to_owned()];
+        config.network.exclude = vec!["*".to_owned()];
+        let context = Context { config: std::sync::Arc::new(config), ..Context::default() };
+        for name in ["filesystem", "network"] {
+            let columns = read_of(&find(KINDS, name), &context, name);
+            assert!(columns.tags.values().all(Vec::is_empty), "{:?}", columns.tags);
         }
     }
 

@@ -87,3 +87,15 @@ fn expected_kind() -> String {
     let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
     format!("one of {}", names.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_names_every_kind() {
+        let reference = include_str!("../../../docs/api.md");
+        let missing = EventKind::ALL.iter().filter(|kind| !reference.contains(&format!("`{kind}`")));
+        assert_eq!(missing.collect::<Vec<_>>(), [&EventKind::Reboot; 0]);
+    }
+}
