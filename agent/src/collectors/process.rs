@@ -8,6 +8,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
 use globset::GlobSet;
 use plimsoll_nats::dead::chain;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use self::{
     selection::{MAX_WATCHED, Selection},
@@ -84,10 +85,7 @@ impl Collector for Processes {
                 "Processes of other users are hidden: mount /proc without `hidepid`, or give the agent its `gid`"
                     .to_owned(),
             ),
-            (
-                self.table.is_io_denied(),
-                "The I/O of other users' processes is missing: give the agent the capability CAP_SYS_PTRACE".to_owned(),
-            ),
+            (self.table.is_io_denied(), io_note().to_owned()),
             (
                 self.teller.is_denied_files(),
                 "The open files of other users' processes are missing: Linux 6.2 or CAP_SYS_PTRACE would tell them"
@@ -101,6 +99,16 @@ impl Collector for Processes {
             ),
         ];
         notes.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note).collect()
+    }
+}
+
+/// Why the I/O of some processes is missing: a sandbox or another namespace may keep off whoever has the capability too.
+fn io_note() -> &'static str {
+    let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
+    if may {
+        "The I/O of some processes is missing: the kernel refuses it although the agent has the capability CAP_SYS_PTRACE"
+    } else {
+        "The I/O of other users' processes is missing: give the agent the capability CAP_SYS_PTRACE"
     }
 }
 
