@@ -313,6 +313,11 @@ fn a_missing_socket_is_noted_only_where_there_are_containers_to_name() {
     assert!(collector.notes()[0].contains("docker.sock"), "{:?}", collector.notes());
 }
 
+/// An id that another run of this test beside this one does not have.
+fn own_id() -> String {
+    format!("{:08x}{:056}", std::process::id(), 0)
+}
+
 /// A cgroup of the kernel itself with a process in it; none where this machine lets nobody make one.
 struct RealCgroup {
     path: PathBuf,
@@ -321,7 +326,7 @@ struct RealCgroup {
 
 impl RealCgroup {
     fn new(root: &Path) -> Option<Self> {
-        let path = root.join(format!("docker-{:0>64x}.scope", std::process::id()));
+        let path = root.join(format!("docker-{}.scope", own_id()));
         fs::create_dir(&path).ok()?;
         let child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let real = Self { path, child };
@@ -356,7 +361,7 @@ fn a_cgroup_of_the_kernel_is_told() {
     std::os::unix::fs::symlink(root, dir.path().join("sys/fs/cgroup")).unwrap();
     let host = Host { dir };
     let mut collector = host.collector();
-    let id = &format!("{:0>64x}", std::process::id())[..12];
+    let id = &own_id()[..12];
     let row = |columns: &Columns| columns.tags["container_id"].iter().position(|other| other == id).unwrap();
     sample(&mut collector);
     let columns = sample_until(&mut collector, |columns| {
