@@ -11,7 +11,7 @@ use std::{
 
 use plimsoll_lake::{Access, Lake, LakeConfig};
 use plimsoll_nats::testing::eventually;
-use support::{LIMIT, Up, data, install_crypto};
+use support::{LIMIT, Up, data, failing, install_crypto};
 
 /// Serves one page to whoever asks, and returns its address.
 fn exporter(page: &'static str) -> String {
@@ -82,5 +82,15 @@ async fn custom_metrics_reach_the_lake_and_the_api() {
             "SELECT string_agg(row, ', ' ORDER BY row) FROM (SELECT DISTINCT ({text})::VARCHAR AS row FROM lake.{table})"
         );
         assert_eq!(lake_text(data.path(), &sql), expected, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn no_variable_names_a_command() {
+    let data = data();
+    for name in ["PLIMSOLL_AGENT__EXEC", "PLIMSOLL_AGENT__EXEC__0__COMMAND", "PLIMSOLL_UP__AGENT__EXEC"] {
+        let (code, text) = failing(data.path(), &[], &[(name, "[{name=\"x\",command=[\"true\"]}]")]).await;
+        assert!(code == 64 && text.contains("`agent.exec`: expected [[exec]] tables in the configuration file"), "{text}");
+        assert!(text.contains(&format!("(from {name})")), "{text}");
     }
 }
