@@ -17,7 +17,10 @@ use serde::Serialize;
 use ulid::Ulid;
 
 pub use self::packer::Packer;
-use crate::{message::Message, rows::Frame};
+use crate::{
+    message::{Message, Topic},
+    rows::Frame,
+};
 
 mod packer;
 
@@ -157,7 +160,8 @@ impl Encoder {
             BatchParts { host, measurement, epoch, seq, times, tags, fields }.encode_into(out);
         })?;
         Some(Message {
-            measurement: self.measurement.clone(),
+            host: self.host.clone(),
+            topic: Topic::Metrics(self.measurement.clone()),
             epoch: self.epoch,
             seq,
             compressed: packed.compressed,

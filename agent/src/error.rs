@@ -2,6 +2,8 @@
 
 use plimsoll_nats::ConnectError;
 
+use crate::state::StateError;
+
 /// Why the agent cannot run, however long one waits.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -17,4 +19,10 @@ pub enum AgentError {
     /// The system gives no thread.
     #[error("failed to start a thread that samples")]
     Thread(#[source] std::io::Error),
+    /// Another agent is there.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The runtime ends.
+    #[error("the agent was stopped while it started")]
+    Stopped,
 }

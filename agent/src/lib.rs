@@ -1,11 +1,14 @@
 //! The agent: samples this host and pushes the samples to the broker.
 
+pub mod boot;
 pub mod buffer;
 pub mod check;
+pub mod clock_watch;
 pub mod collectors;
 pub mod config;
 pub mod context;
 pub mod custom;
+pub mod delivery;
 pub mod encoder;
 pub mod error;
 pub mod events;
@@ -20,13 +23,15 @@ pub mod rows;
 pub mod sampler;
 pub mod schedule;
 pub mod spool;
+pub mod state;
 pub mod update;
+pub mod vitals;
 
 use std::{sync::Arc, time::Duration};
 
-use plimsoll_nats::{Client, ConnectError, HostId};
+use plimsoll_nats::{Client, ConnectError, HostId, event::EventKind};
 use plimsoll_service::config::Validate;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use ulid::Ulid;
 
@@ -34,8 +39,17 @@ pub use config::AgentConfig;
 pub use error::AgentError;
 
 use crate::{
-    buffer::SharedBuffer, collectors::KINDS, context::Context, encoder::PayloadLimit, events::EventSink,
-    heartbeat::Heartbeat, outlet::Outlet, publisher::Publisher, sampler::Sampler, update::Receipts,
+    collectors::KINDS,
+    context::Context,
+    delivery::Delivery,
+    encoder::PayloadLimit,
+    events::{Event, EventOutlet, EventSink},
+    heartbeat::Heartbeat,
+    outlet::Outlet,
+    sampler::Sampler,
+    state::StateDir,
+    update::Receipts,
+    vitals::Vitals,
 };
 
 /// How long samplers may take to end.
@@ -43,8 +57,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Samples this host and publishes until `shutdown`, then sends what is left for at most five seconds.
 ///
-/// Waits for a broker that is away, buffering. Fails on an invalid configuration, an address that is none, a secret that cannot
-/// be read, or when the system gives no thread.
+/// Waits for a broker that is away, spooling. Fails on an invalid configuration, an address that is none, a secret that cannot be
+/// read, when another agent uses the state folder, or when the system gives no thread.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
     run_with(config, Receipts::default(), shutdown).await
 }
@@ -57,7 +71,12 @@ pub async fn run_with(config: AgentConfig, receipts: Receipts, shutdown: Cancell
     }
     let host = config.host_id().map_err(|error| AgentError::Config { problems: vec![error.to_string()] })?;
     let epoch = Ulid::generate();
-    let buffer = Arc::new(SharedBuffer::new(config.buffer_bytes));
+    let state = StateDir::open(config.state_dir.as_deref())?.map(Arc::new);
+    let (delivery, told_boots) = {
+        let (buffer_bytes, spool, state) = (config.buffer_bytes, config.spool.clone(), state.clone());
+        let opened = spawn_blocking(move || Delivery::open(buffer_bytes, &spool, state.as_deref())).await;
+        opened.map_err(|_| AgentError::Stopped)?
+    };
     let limit = PayloadLimit::default();
     let tasks = TaskTracker::new();
     // Ends the tasks also when this function returns early or is dropped.
@@ -65,64 +84,71 @@ pub async fn run_with(config: AgentConfig, receipts: Receipts, shutdown: Cancell
     let _stop_on_return = stop.clone().drop_guard();
 
     tracing::info!(host.id = %host, epoch = %epoch, version = env!("CARGO_PKG_VERSION"), "agent starts");
-    let outlet = Outlet::new(host.clone(), epoch, limit.clone(), Arc::clone(&buffer));
+    let events = EventSink::default();
+    let event_outlet = Arc::new(EventOutlet::new(host.clone(), epoch, Arc::clone(delivery.events())));
+    let boot = state.as_deref().zip(boot::boot_id(&config.paths()));
+    if let Some((state, boot_id)) = &boot {
+        boot::tell(state, boot_id, &told_boots, &events);
+    }
+    events.emit(about_agent(EventKind::AgentStarted, "The agent has started"));
+    event_outlet.pump(&events);
+    if let Some((state, boot_id)) = &boot {
+        boot::note(state, boot_id);
+    }
+    tasks.spawn({
+        let (outlet, events, stop) = (Arc::clone(&event_outlet), events.clone(), stop.clone());
+        async move { outlet.run(&events, &stop).await }
+    });
+    tasks.spawn(clock_watch::run(events.clone(), stop.clone()));
+    tasks.spawn(delivery.clone().keep(stop.clone()));
+
+    let outlet = Outlet::new(host.clone(), epoch, limit.clone(), Arc::clone(delivery.metrics()));
     let outlet = Arc::new(outlet.gathering(config.batch_interval()));
     let context =
-        Context { paths: config.paths(), config: Arc::new(config.collectors.clone()), events: EventSink::default() };
+        Context { paths: config.paths(), config: Arc::new(config.collectors.clone()), events: events.clone() };
     let collectors = KINDS.iter().filter_map(|kind| Some((*kind, config.interval_of(kind)?)));
     let sampler = Sampler::start(collectors, &context, &outlet).map_err(AgentError::Thread)?;
     tasks.spawn(sampler.run(stop.clone()));
     tasks.spawn(Arc::clone(&outlet).keep_flushing(stop.clone()));
+    let interval = config.interval.unwrap_or_else(|| config.profile.interval());
+    tasks.spawn(Vitals::new(delivery.clone(), events.clone()).run(interval, Arc::clone(&outlet), stop.clone()));
 
-    update::report::tell(&config, &context.events);
+    update::report::tell(&config, &events);
     if let Some(mark) = update::launch::trial_mark() {
         let report = update::report::pass_trial(mark, receipts.clone(), update::report::samples_are_due(&config));
         tasks.spawn(stop.clone().run_until_cancelled_owned(report));
     }
     custom::spawn(&config, &outlet, &tasks, &stop);
 
-    tasks.spawn(report_drops(Arc::clone(&buffer), stop.clone()));
-    let client = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
-        Ok(client) => client,
-        Err(ConnectError::Cancelled) => {
-            outlet.flush();
-            report_lost(buffer.lock().len(), &buffer);
-            return Ok(());
+    let mut publishers = match Client::connect(&config.nats, "plimsoll-agent", &shutdown).await {
+        Ok(client) => {
+            let heartbeat = Heartbeat::new(client.clone(), host, config.paths()).telling(receipts.clone());
+            tasks.spawn(heartbeat.run(stop.clone()));
+            Some(delivery.publishers(client, &config.nats, &limit, &receipts))
         }
+        Err(ConnectError::Cancelled) => None,
         Err(error) => return Err(error.into()),
     };
-    let heartbeat = Heartbeat::new(client.clone(), host.clone(), config.paths()).telling(receipts.clone());
-    tasks.spawn(heartbeat.run(stop.clone()));
-    let publisher = Publisher::new(client, &config.nats, (host, epoch), Arc::clone(&buffer), limit);
-    let mut publisher = publisher.telling(receipts);
-    publisher.run(&shutdown).await;
+    if let Some(publishers) = &mut publishers {
+        publishers.run(&shutdown).await;
+    }
 
     tasks.close();
     if timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
         tracing::warn!(tasks = tasks.len(), "some tasks did not end in time and are left behind");
     }
     outlet.flush();
-    report_lost(publisher.flush().await, &buffer);
+    events.emit(about_agent(EventKind::AgentStopped, "The agent has stopped"));
+    event_outlet.pump(&events);
+    if let Some(publishers) = &mut publishers {
+        publishers.flush().await;
+    }
+    delivery.close().await;
     Ok(())
 }
 
-/// Tells now and then how many batches the full buffer has dropped, also while the broker was never there.
-async fn report_drops(buffer: Arc<SharedBuffer>, stop: CancellationToken) {
-    const EVERY: Duration = Duration::from_secs(10);
-    while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-        let batches = buffer.take_dropped();
-        if batches > 0 {
-            tracing::warn!(batches, "buffer is full, the oldest batches are lost");
-        }
-    }
-}
-
-/// Tells how many batches are lost for good: those left, and those dropped since that was last told.
-fn report_lost(left: usize, buffer: &SharedBuffer) {
-    let batches = left as u64 + buffer.take_dropped();
-    if batches > 0 {
-        tracing::warn!(batches, "agent ends, batches that the broker did not take are lost");
-    }
+fn about_agent(kind: EventKind, message: &str) -> Event {
+    Event::new(kind, "", message).with("version", env!("CARGO_PKG_VERSION"))
 }
 
 /// The id that a host gets when its agent's configuration names none.

@@ -162,9 +162,10 @@ impl Encoders {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_nats::{Batch, catalog};
+    use plimsoll_nats::catalog;
 
     use super::*;
+    use crate::buffer::Side;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -185,15 +186,7 @@ mod tests {
     }
 
     fn times(buffer: &SharedBuffer) -> Vec<Vec<i64>> {
-        let messages = std::iter::from_fn(|| {
-            let message = buffer.lock().send(0)?;
-            buffer.lock().remove(&message.measurement, message.seq);
-            Some(message)
-        });
-        let decode = |message: Message| {
-            Batch::decode(&HostId::parse("h").unwrap(), &message.measurement, None, &message.payload).unwrap()
-        };
-        messages.map(|message| decode(message).times).collect()
+        std::iter::from_fn(|| buffer.lock().pop_oldest()).map(|entry| entry.message.batch().times).collect()
     }
 
     #[test]
@@ -252,7 +245,7 @@ mod tests {
         let (outlet, shutdown) = (Arc::new(outlet), CancellationToken::new());
         let task = tokio::spawn(Arc::clone(&outlet).keep_flushing(shutdown.clone()));
         outlet.push_rows([(1_000, &rows("temperature"))]);
-        tokio::time::timeout(Duration::from_secs(20), buffer.filled()).await.expect("it is sent");
+        tokio::time::timeout(Duration::from_secs(20), buffer.filled(Side::Live)).await.expect("it is sent");
         shutdown.cancel();
         task.await.unwrap();
     }

@@ -147,9 +147,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        buffer::SharedBuffer,
+        buffer::{SharedBuffer, Side},
         collectors::{CollectError, Collector},
         encoder::PayloadLimit,
+        message::Lane,
         rows::{Tables, Value},
     };
 
@@ -177,7 +178,7 @@ mod tests {
     async fn batches(buffer: &SharedBuffer, count: usize) {
         let all = async {
             while buffer.lock().len() < count {
-                buffer.filled().await;
+                buffer.filled(Side::Live).await;
             }
         };
         timeout(PATIENCE, all).await.expect("samples go on");
@@ -229,8 +230,9 @@ mod tests {
             stop(&shutdown, task).await;
             // The first reading only gives rates their start; a panic and a failure leave no batch and take no number.
             assert!(readings.load(Ordering::SeqCst) >= 8 + 3);
-            let name = Name::parse("load").unwrap();
-            assert!((1..=8).all(|seq| buffer.lock().remove(&name, seq)));
+            let lane = Lane::of_measurement(HostId::parse("h").unwrap(), Name::parse("load").unwrap());
+            let seqs: Vec<u64> = buffer.lock().numbers(&lane).iter().map(|number| number.seq).collect();
+            assert!(seqs.len() >= 8 && seqs.iter().copied().eq(1..=seqs.len() as u64), "{seqs:?}");
         }
     }
 

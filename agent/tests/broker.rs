@@ -10,6 +10,7 @@ use plimsoll_nats::{
     subject::MetricSubject,
     testing::{Proxy, Swallow, TestServer, eventually},
 };
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Agent {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), AgentError>>,
+    _state: TempDir,
 }
 
 impl Agent {
@@ -27,15 +29,17 @@ impl Agent {
     }
 
     fn start_at(nats: NatsConfig, interval: Duration) -> Self {
+        let state = TempDir::new().expect("a folder");
         let config = AgentConfig {
             host: Some("test-host".to_owned()),
             interval: Some(interval),
+            state_dir: Some(state.path().to_owned()),
             nats,
             ..AgentConfig::default()
         };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(plimsoll_agent::run(config, shutdown.clone()));
-        Self { shutdown, task }
+        Self { shutdown, task, _state: state }
     }
 
     async fn stop(self) {

@@ -77,6 +77,7 @@ fn agent(config: &Path) -> Command {
     command
         .arg("--config")
         .arg(config)
+        .env("PLIMSOLL_AGENT__STATE_DIR", config.with_file_name("state"))
         .env("PLIMSOLL_NATS__METRICS_MAX_BYTES", (512 * 1024 * 1024).to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

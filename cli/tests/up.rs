@@ -354,7 +354,13 @@ async fn the_services_run_alone_and_together_make_the_pipeline() {
                 ("PLIMSOLL_INGEST__COMMIT_INTERVAL", "200ms".to_owned()),
             ]),
         ),
-        start("plimsoll-agent", &[("PLIMSOLL_AGENT__HOST", "lonely".to_owned())]),
+        start(
+            "plimsoll-agent",
+            &[
+                ("PLIMSOLL_AGENT__HOST", "lonely".to_owned()),
+                ("PLIMSOLL_AGENT__STATE_DIR", dir.path().join("agent").display().to_string()),
+            ],
+        ),
     ];
     let text = async |url: String| reqwest::Client::builder().no_proxy().build().ok()?.get(url).send().await.ok();
     for index in 0..3 {

@@ -60,7 +60,9 @@ impl fmt::Display for Sequence {
 pub struct Incarnation(pub i64);
 
 /// The last message of a partition that a reader has contained: it holds `(start, position]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// A position in a later life of the stream comes after every position in an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// The life of the stream that the sequence counts in.
     pub incarnation: Incarnation,

@@ -196,11 +196,21 @@ async fn existing(client: &Client, stream: &str) -> Result<Option<Config>, Decla
 ///
 /// Fails when there is no such stream or the broker does not answer.
 pub async fn metrics(client: &Client) -> Result<(jetstream::stream::Stream, Incarnation), DeclareError> {
+    open(client, METRICS).await
+}
+
+/// A stream that [`declare`] made, and which life of it this is.
+///
+/// Fails when there is no such stream or the broker does not answer.
+pub async fn open(
+    client: &Client,
+    name: &'static str,
+) -> Result<(jetstream::stream::Stream, Incarnation), DeclareError> {
     let stream = client
         .jetstream
-        .get_stream(METRICS)
+        .get_stream(name)
         .await
-        .map_err(|source| DeclareError::Lookup { name: METRICS, source: source.into() })?;
+        .map_err(|source| DeclareError::Lookup { name, source: source.into() })?;
     let created = stream.cached_info().created.unix_timestamp_nanos();
     let incarnation = Incarnation(i64::try_from(created).expect("nanoseconds since 1970 fit into 64 bits until 2262"));
     Ok((stream, incarnation))

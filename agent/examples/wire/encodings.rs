@@ -167,7 +167,7 @@ impl<'a> Batches<'a> {
             }
             cpu += (cpu_time() - start) / REPEATS;
             messages.extend(sent.into_iter().map(|message: Message| Encoded {
-                measurement: message.measurement,
+                measurement: self.measurement.clone(),
                 compressed: message.compressed,
                 payload: message.payload.to_vec(),
             }));

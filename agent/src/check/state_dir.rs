@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::{fs::Access, io::Errno};
 use serde::Serialize;
 
-use crate::AgentConfig;
+use crate::{AgentConfig, state};
 
 /// What was found of the state folder.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,17 +20,9 @@ pub struct StateDirReport {
     pub reason: Option<String>,
 }
 
-/// Where systemd and packages keep it.
-const SYSTEM: &str = "/var/lib/plimsoll-agent";
-
-/// The state folder of a configuration: its own, else what systemd gives the service, else the system's where it can be written,
-/// else the user's.
+/// The state folder that an agent of this configuration would use.
 pub(super) fn folder(config: &AgentConfig) -> PathBuf {
-    let given = std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state/plimsoll-agent"));
-    let system = PathBuf::from(SYSTEM);
-    let usual = || if look(&system).writable { system } else { home.unwrap_or_else(|| SYSTEM.into()) };
-    config.state_dir.clone().or(given).unwrap_or_else(usual)
+    state::folder(config.state_dir.as_deref()).unwrap_or_else(|| state::SYSTEM_FOLDER.into())
 }
 
 /// Looks at a folder without writing there: of one that is missing the nearest folder above counts.

@@ -249,20 +249,12 @@ mod tests {
     fn scraped(text: &str, words: usize, exclude: &[&str]) -> (Vec<Batch>, u64) {
         let buffer = Arc::new(SharedBuffer::new(64 * 1024 * 1024));
         let host = HostId::parse("h").unwrap();
-        let outlet = Outlet::new(host.clone(), Ulid::generate(), PayloadLimit::default(), Arc::clone(&buffer));
+        let outlet = Outlet::new(host, Ulid::generate(), PayloadLimit::default(), Arc::clone(&buffer));
         let mut gatherer = Gatherer::new(Schema::default(), Arc::new(SourceNotes::new("test")));
         let exclude = exclusions(&exclude.iter().map(|&pattern| pattern.to_owned()).collect::<Vec<_>>()).unwrap();
         gather(text.as_bytes(), &exclude, ("j", words), 1_700_000_000_000, &mut gatherer).unwrap();
         gatherer.send(&outlet);
-        let mut batches = Vec::new();
-        while let Some(message) = { buffer.lock().send(0) } {
-            let mut headers = plimsoll_nats::async_nats::HeaderMap::new();
-            if message.compressed {
-                headers.insert("Content-Encoding", "zstd");
-            }
-            batches.push(Batch::decode(&host, &message.measurement, Some(&headers), &message.payload).unwrap());
-            buffer.lock().remove(&message.measurement, message.seq);
-        }
+        let batches = std::iter::from_fn(|| buffer.lock().pop_oldest()).map(|entry| entry.message.batch()).collect();
         (batches, gatherer.notes().refused_total())
     }
 

@@ -1,145 +1,84 @@
-//! What the stream holds of this run's batches, as the stream itself tells.
+//! What a stream holds of an agent's messages, as the stream itself tells.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use plimsoll_nats::{
-    Client, HostId, Incarnation, Name, NatsConfig,
+    Client, Incarnation, NatsConfig, Position, Sequence,
     async_nats::{
-        HeaderMap,
         header::NATS_MESSAGE_ID,
         jetstream::{
             ErrorCode,
             context::{GetStreamError, GetStreamErrorKind},
-            stream::{RawMessageError, RawMessageErrorKind, Stream},
+            stream::{RawMessageError, RawMessageErrorKind, Stream as OpenStream},
         },
     },
     streams::{self, DeclareError},
-    subject,
 };
-use ulid::Ulid;
+use tokio::sync::Mutex;
 
-use crate::buffer::Doubt;
+use crate::{
+    buffer::Doubt,
+    message::{Lane, Number, Stream},
+};
+
+/// Lanes that the stream is asked about at a time.
+const LANES_AT_A_TIME: usize = 8;
 
 /// Why the stream could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The stream could not be looked up.
-    #[error("failed to look up stream `{}`", streams::METRICS)]
-    Lookup(#[from] GetStreamError),
+    #[error("failed to look up stream `{stream}`")]
+    Lookup {
+        /// The stream.
+        stream: &'static str,
+        /// Why.
+        source: GetStreamError,
+    },
     /// The stream is missing and could not be declared.
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// A stored message could not be fetched.
-    #[error("failed to fetch what is stored of `{measurement}`")]
+    #[error("failed to fetch what is stored of `{lane}`")]
     Fetch {
-        /// The measurement.
-        measurement: Name,
+        /// The lane.
+        lane: Lane,
         /// Why.
         source: RawMessageError,
     },
 }
 
-/// The `Nats-Msg-Id`s of one run of the agent: `<host>/<measurement>/<epoch>/<seq>`.
-#[derive(Debug)]
-pub struct MessageIds {
-    host: HostId,
-    epoch: String,
-}
-
-impl MessageIds {
-    /// The ids of a host and a run.
-    #[must_use]
-    pub fn new(host: &HostId, epoch: Ulid) -> Self {
-        Self { host: host.clone(), epoch: epoch.to_string() }
-    }
-
-    /// The id of a batch.
-    #[must_use]
-    pub fn of(&self, measurement: &Name, seq: u64) -> String {
-        format!("{}/{measurement}/{}/{seq}", self.host, self.epoch)
-    }
-
-    /// The number of the batch that a message carries; none when it is not of this run.
-    fn seq(&self, headers: &HeaderMap) -> Option<u64> {
-        let mut parts = headers.get(NATS_MESSAGE_ID)?.as_str().rsplit('/');
-        let seq = parts.next()?.parse().ok()?;
-        (parts.next()? == self.epoch).then_some(seq)
-    }
-}
-
-/// Asks the stream.
-#[derive(Debug)]
-pub struct Ledger {
+/// Declares streams, for one ledger at a time.
+#[derive(Debug, Clone)]
+pub struct Declarer {
     client: Client,
-    config: NatsConfig,
-    host: HostId,
-    stream: Option<Stream>,
-    incarnation: Option<Incarnation>,
-    reached: u64,
+    config: Arc<NatsConfig>,
+    turn: Arc<Mutex<()>>,
 }
 
-impl Ledger {
-    /// Asks on this connection about this host.
+impl Declarer {
+    /// Declares on this connection.
     #[must_use]
-    pub fn new(client: Client, config: NatsConfig, host: HostId) -> Self {
-        Self { client, config, host, stream: None, incarnation: None, reached: 0 }
+    pub fn new(client: Client, config: &NatsConfig) -> Self {
+        Self { client, config: Arc::new(config.clone()), turn: Arc::default() }
     }
 
-    /// A sequence that the stream is known to have reached.
+    /// The connection.
     #[must_use]
-    pub fn reached(&self) -> u64 {
-        self.reached
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
-    /// Takes note of a sequence of the stream.
-    pub fn reach(&mut self, sequence: u64) {
-        self.reached = self.reached.max(sequence);
-    }
-
-    /// Looks the stream up, declaring it when it is missing. Returns whether it was made anew since the last time, so that it
-    /// counts from 1 again.
-    pub async fn open(&mut self) -> Result<bool, LedgerError> {
-        // An existing stream is left as it is: a newer service may have declared it otherwise.
-        if let Err(error) = self.client.jetstream.get_stream(streams::METRICS).await {
-            if !is_missing(&error) {
-                return Err(error.into());
-            }
-            streams::declare(&self.client, &self.config).await?;
+    /// Declares all streams when this one is missing. An existing one is left as it is: a newer service may have declared it
+    /// otherwise.
+    async fn ensure(&self, stream: Stream) -> Result<(), LedgerError> {
+        let _turn = self.turn.lock().await;
+        match self.client.jetstream.get_stream(stream.name()).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(streams::declare(&self.client, &self.config).await?),
+            Err(source) => Err(LedgerError::Lookup { stream: stream.name(), source }),
         }
-        let (stream, incarnation) = streams::metrics(&self.client).await?;
-        let anew = self.incarnation.replace(incarnation).is_some_and(|known| known != incarnation);
-        if anew {
-            self.reached = 0;
-        }
-        self.reach(stream.cached_info().state.last_sequence);
-        self.stream = Some(stream);
-        Ok(anew)
-    }
-
-    /// Which of the batches in doubt the stream holds.
-    ///
-    /// Asking for the last one stored would not do: a broker whose leader changes may lose a publish and take the next one.
-    /// The leader is asked, as replicas may lag behind.
-    pub async fn stored(&self, ids: &MessageIds, doubt: &Doubt) -> Result<BTreeSet<u64>, LedgerError> {
-        let mut stored = BTreeSet::new();
-        let Some(stream) = &self.stream else {
-            return Ok(stored);
-        };
-        let filter = subject::stored_filter(&self.host, &doubt.measurement);
-        let mut from = doubt.after + 1;
-        while stored.len() < doubt.seqs.len() {
-            match stream.raw_message_builder().sequence(from).next_by_subject(&filter).send().await {
-                Ok(message) => {
-                    stored.extend(ids.seq(&message.headers).filter(|seq| doubt.seqs.contains(seq)));
-                    from = message.sequence + 1;
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
-                Err(source) => {
-                    return Err(LedgerError::Fetch { measurement: doubt.measurement.clone(), source });
-                }
-            }
-        }
-        Ok(stored)
     }
 }
 
@@ -147,25 +86,71 @@ fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Asks a stream.
+#[derive(Debug)]
+pub struct Ledger {
+    declarer: Declarer,
+    stream: Stream,
+    open: Option<OpenStream>,
+    reached: Position,
+}
 
-    #[test]
-    fn an_id_is_told_from_those_of_other_runs() {
-        let host = HostId::parse("h").unwrap();
-        let cpu = Name::parse("cpu").unwrap();
-        let ids = MessageIds::new(&host, Ulid::generate());
-        let seq = |id: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(NATS_MESSAGE_ID, id);
-            ids.seq(&headers)
-        };
-        assert_eq!(seq(&ids.of(&cpu, 7)), Some(7));
-        assert_eq!(seq(&MessageIds::new(&host, Ulid::generate()).of(&cpu, 7)), None);
-        for bad in ["", "7", "/", "h/cpu//7", "h/cpu/x"] {
-            assert_eq!(seq(bad), None, "{bad}");
-        }
-        assert_eq!(ids.seq(&HeaderMap::new()), None);
+impl Ledger {
+    /// Asks this stream.
+    #[must_use]
+    pub fn new(declarer: Declarer, stream: Stream) -> Self {
+        Self { declarer, stream, open: None, reached: Position::start(Incarnation(0)) }
     }
+
+    /// A position that the stream is known to have reached.
+    #[must_use]
+    pub fn reached(&self) -> Position {
+        self.reached
+    }
+
+    /// Takes note of a sequence of the stream.
+    pub fn reach(&mut self, sequence: u64) {
+        self.reached.sequence = self.reached.sequence.max(Sequence(sequence));
+    }
+
+    /// Looks the stream up, declaring it when it is missing, and takes note of which life it is in and how far.
+    pub async fn open(&mut self) -> Result<(), LedgerError> {
+        self.declarer.ensure(self.stream).await?;
+        let (open, incarnation) = streams::open(&self.declarer.client, self.stream.name()).await?;
+        self.reached = self.reached.within(incarnation);
+        self.reach(open.cached_info().state.last_sequence);
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// Which of the messages in doubt the stream holds, each doubt with its answer.
+    ///
+    /// Asking for the last one stored would not do: a broker whose leader changes may lose a publish and take the next one, and
+    /// what was spooled is sent beside what is sampled now. The leader is asked, as replicas may lag behind.
+    pub async fn stored(&self, doubts: Vec<Doubt>) -> Result<Vec<(Doubt, BTreeSet<Number>)>, LedgerError> {
+        let Some(open) = &self.open else { return Ok(Vec::new()) };
+        let answers = doubts.into_iter().map(|doubt| async move {
+            let stored = stored_of(open, &doubt).await?;
+            Ok((doubt, stored))
+        });
+        stream::iter(answers).buffer_unordered(LANES_AT_A_TIME).try_collect().await
+    }
+}
+
+async fn stored_of(open: &OpenStream, doubt: &Doubt) -> Result<BTreeSet<Number>, LedgerError> {
+    let mut stored = BTreeSet::new();
+    let filter = doubt.lane.stored_filter();
+    let mut from = doubt.after + 1;
+    while stored.len() < doubt.messages.len() {
+        match open.raw_message_builder().sequence(from).next_by_subject(&filter).send().await {
+            Ok(message) => {
+                let number = message.headers.get(NATS_MESSAGE_ID).and_then(|id| Number::of_id(id.as_str()));
+                stored.extend(number.filter(|number| doubt.messages.contains_key(number)));
+                from = message.sequence + 1;
+            }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+            Err(source) => return Err(LedgerError::Fetch { lane: doubt.lane.clone(), source }),
+        }
+    }
+    Ok(stored)
 }

@@ -29,17 +29,7 @@ const TOLD: &str = "told";
 /// Longest text of a mark that is read, in bytes.
 const MAX_MARK_BYTES: u64 = 4 * 1024;
 
-/// The folder for what outlives the agent: the configured one, else `$STATE_DIRECTORY`, else `/var/lib/plimsoll-agent` where that
-/// can be written, else `~/.local/state/plimsoll-agent`; none where there is no home either.
-#[must_use]
-pub fn state_dir(configured: Option<&Path>) -> Option<PathBuf> {
-    use rustix::fs::{Access, access};
-    let system = Path::new("/var/lib/plimsoll-agent");
-    let of_unit = || std::env::var_os("STATE_DIRECTORY").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let of_system = || access(system, Access::WRITE_OK).is_ok().then(|| system.to_owned());
-    let of_user = || Some(std::env::home_dir()?.join(".local/state/plimsoll-agent"));
-    configured.map(Path::to_owned).or_else(of_unit).or_else(of_system).or_else(of_user)
-}
+pub use crate::state::folder as state_dir;
 
 /// The folder of all versions that were fetched.
 #[derive(Debug, Clone)]

@@ -31,17 +31,7 @@ impl Bench {
     /// The batches of what was added, in the order in which they were sent.
     fn send(&mut self) -> Vec<Batch> {
         self.gatherer.send(&self.outlet);
-        let mut batches = Vec::new();
-        while let Some(message) = { self.buffer.lock().send(0) } {
-            let mut headers = plimsoll_nats::async_nats::HeaderMap::new();
-            if message.compressed {
-                headers.insert("Content-Encoding", "zstd");
-            }
-            let host = HostId::parse("h").unwrap();
-            batches.push(Batch::decode(&host, &message.measurement, Some(&headers), &message.payload).unwrap());
-            self.buffer.lock().remove(&message.measurement, message.seq);
-        }
-        batches
+        std::iter::from_fn(|| self.buffer.lock().pop_oldest()).map(|entry| entry.message.batch()).collect()
     }
 
     fn refused(&self) -> Vec<(Refusal, u64)> {
