@@ -90,7 +90,10 @@ async fn no_variable_names_a_command() {
     let data = data();
     for name in ["PLIMSOLL_AGENT__EXEC", "PLIMSOLL_AGENT__EXEC__0__COMMAND", "PLIMSOLL_UP__AGENT__EXEC"] {
         let (code, text) = failing(data.path(), &[], &[(name, "[{name=\"x\",command=[\"true\"]}]")]).await;
-        assert!(code == 64 && text.contains("`agent.exec`: expected [[exec]] tables in the configuration file"), "{text}");
+        assert!(
+            code == 64 && text.contains("`agent.exec`: expected [[exec]] tables in the configuration file"),
+            "{text}"
+        );
         assert!(text.contains(&format!("(from {name})")), "{text}");
     }
 }
