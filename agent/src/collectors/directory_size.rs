@@ -20,7 +20,7 @@ mod surveyor;
 mod walk;
 
 /// How long a sample waits for its walk. What takes longer is told with a later sample.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Measures folders.
 #[derive(Debug)]

@@ -78,12 +78,15 @@ impl Engines {
         failures
             .filter(|(_, failure)| !(failure.absent && answers))
             .map(|(socket, failure)| {
-                let hint = if failure.denied { "; its owner or group may read it" } else { "" };
-                format!(
-                    "Names and images of the containers behind `{}` are missing: {}{hint}",
-                    socket.display(),
-                    failure.reason
-                )
+                let socket = socket.display();
+                let reason = match failure {
+                    Failure { absent: true, .. } => "no engine listens there",
+                    Failure { denied: true, .. } => {
+                        "put the agent's user into the socket's group, which is as good as root"
+                    }
+                    Failure { reason, .. } => reason,
+                };
+                format!("Names and images of the containers behind `{socket}` are missing: {reason}")
             })
             .collect()
     }
