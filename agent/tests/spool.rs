@@ -95,15 +95,16 @@ async fn agents_killed_while_they_drain_double_nothing() {
     let (_folder, state) = state();
     let mut expected = spool_batches(&state, Ulid::generate(), &["sim_a", "sim_b", "sim_c"], 1..=3000);
     expected.extend(spool_batches(&state, Ulid::generate(), &["sim_a", "sim_b"], 1..=1500));
-    let all = expected.len() as u64;
+    let (all, mut caught) = (expected.len() as u64, 0);
     for part in 1..=6 {
         let agent = AgentProcess::start(&server.url(), &state);
         let goal = all * part / 8;
         eventually("a part of the backlog", PATIENCE, async || (stored_count(&client).await > goal).then_some(()))
             .await;
         agent.kill();
-        assert!(!segments(&metrics_spool(&state)).is_empty(), "killed too late");
+        caught += usize::from(!segments(&metrics_spool(&state)).is_empty());
     }
+    assert!(caught >= 3, "only {caught} agents were killed while they drained");
     drained(AgentProcess::start(&server.url(), &state), &state).await;
     let stored = stored(&client).await;
     assert_each_once(&stored, &expected);
