@@ -465,6 +465,7 @@ async fn a_signal_ends_launcher_and_trial_and_counts_for_nothing() {
 
     // A launcher that dies takes the agent on trial along, and after a few of these the version is given up.
     for round in 3..=5 {
+        fs::write(setting.path("log"), "").unwrap();
         let mut agent = setting.start();
         let trial = eventually("a trial", PATIENCE, async || setting.starts().get(round - 1).copied()).await;
         // The agent follows its launcher from when it runs, which its script does not.
@@ -473,7 +474,6 @@ async fn a_signal_ends_launcher_and_trial_and_counts_for_nothing() {
         eventually("the agent on trial", PATIENCE, is_agent).await;
         let logged = async || setting.log().contains("agent starts").then_some(());
         eventually("its first words", PATIENCE, logged).await;
-        fs::write(setting.path("log"), "").unwrap();
         agent.signal(Signal::KILL);
         assert_eq!(agent.ended().await.signal(), Some(9));
         eventually("the end of the trial", PATIENCE, async || (!runs(trial)).then_some(())).await;

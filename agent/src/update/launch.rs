@@ -3,6 +3,7 @@
 //! What the launched program is told, for all versions to come:
 //!
 //! - `PLIMSOLL_AGENT_LAUNCHED`: the version that it was released as. It launches nothing up to this one.
+//! - `PLIMSOLL_AGENT_LAUNCHER`: only on trial: the process that tries it, without which it ends.
 //! - `PLIMSOLL_AGENT_TRIAL`: only on trial: the file to create once it has reported. It launches nothing at all, leads a process
 //!   group, and ends in an orderly way on SIGTERM.
 
@@ -40,6 +41,7 @@ use crate::update::{
 
 const LAUNCHED: &str = "PLIMSOLL_AGENT_LAUNCHED";
 const TRIAL: &str = "PLIMSOLL_AGENT_TRIAL";
+const LAUNCHER: &str = "PLIMSOLL_AGENT_LAUNCHER";
 
 /// How often the report is looked for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -64,8 +66,7 @@ pub fn trial_mark() -> Option<PathBuf> {
 #[must_use]
 pub fn hand_over(config: Option<&Path>) -> Option<ExitCode> {
     if trial_mark().is_some() {
-        follow_launcher();
-        return None;
+        return follow_launcher();
     }
     Launcher::configured(config)?.run()
 }
@@ -85,12 +86,20 @@ fn arguments() -> impl Iterator<Item = OsString> {
     env::args_os().skip(1)
 }
 
-/// Ends this program in an orderly way when the one that tries it is gone.
-fn follow_launcher() {
+/// Ends this program in an orderly way when the one that tries it is gone. Returns an exit code where it is gone already.
+fn follow_launcher() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
-        tracing::warn!(error = %error, "this trial would outlive its launcher");
+    {
+        if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
+            tracing::warn!(error = %error, "this trial would outlive its launcher");
+        }
+        // One that died before the kernel was told to tell of it.
+        let launcher = env::var(LAUNCHER).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        if launcher.is_some_and(|pid| rustix::process::test_kill_process(pid).is_err()) {
+            return Some(ExitCode::from(EXIT_FAILURE));
+        }
     }
+    None
 }
 
 /// The few settings that launching needs. Others may be meant for a version that this one does not know.
@@ -195,7 +204,7 @@ impl Launcher {
 
     fn command(&self, fetched: &Fetched) -> Command {
         let mut command = Command::new(fetched.program());
-        command.args(arguments()).env(LAUNCHED, fetched.version.to_string()).env_remove(TRIAL);
+        command.args(arguments()).env(LAUNCHED, fetched.version.to_string()).env_remove(TRIAL).env_remove(LAUNCHER);
         command
     }
 
@@ -222,7 +231,7 @@ impl Launcher {
         let (signals, reported) = (signals::listen()?, fetched.reported());
         let mut command = self.command(fetched);
         // A group of its own, so that what it has started ends with it.
-        command.env(TRIAL, &reported).process_group(0);
+        command.env(TRIAL, &reported).env(LAUNCHER, std::process::id().to_string()).process_group(0);
         let mut child = match tokio::process::Command::from(command).kill_on_drop(true).spawn() {
             Ok(child) => child,
             Err(error) => return Ok(Trial::Failed(format!("it cannot be executed: {error}"))),
