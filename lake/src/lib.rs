@@ -3,7 +3,8 @@
 //! Layout: DuckLake 1.0. Each measurement is a table in schema `main` with the columns `ts TIMESTAMP_MS`, `host VARCHAR`, its tags
 //! (`VARCHAR`, marked by the column comment `tag`) and its fields (`DOUBLE`, `BIGINT`, `BOOLEAN` or `VARCHAR`). Tables are sorted by
 //! `(host, tags, ts)` and partitioned by day. The table `plimsoll.positions` holds one row a partition of the stream: the last
-//! sequence whose rows the lake contains, and the life of the stream that it counts in.
+//! sequence whose rows the lake contains, and the life of the stream that it counts in. Rollups stand beside the measurements'
+//! tables; see [`rollup`].
 //!
 //! Invariant: rows and the positions that cover them are written by one transaction. After a crash at any point the lake holds
 //! exactly the rows up to its positions, and a reader of the stream goes on right after them.
@@ -16,6 +17,7 @@ pub mod extensions;
 pub mod positions;
 pub mod query;
 mod redact;
+pub mod rollup;
 pub mod schema;
 mod spill;
 mod sql;
@@ -27,5 +29,6 @@ pub use connection::{Access, Lake};
 pub use error::LakeError;
 pub use positions::Positions;
 pub use query::LakeReader;
+pub use rollup::Tier;
 pub use tail::Tail;
 pub use writer::{CommitOutcome, CommitReport, LakeWriter, PendingMessage};

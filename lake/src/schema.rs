@@ -12,6 +12,7 @@ use crate::{
     LakeError,
     connection::{LAKE, MEASUREMENTS_SCHEMA, table},
     error::Context,
+    rollup,
     sql::ident,
 };
 
@@ -101,6 +102,9 @@ pub enum AdmitError {
         /// Its age in days.
         days: i64,
     },
+    /// The measurement would be taken for a rollup of another one.
+    #[error("the names of measurements may not end in `_1m` or `_1h`: these are for rollups")]
+    Rollup,
     /// The lake has as many measurements as it may.
     #[error("the lake has {MAX_TABLES} measurements already")]
     TooManyTables,
@@ -186,6 +190,9 @@ impl LakeSchema {
         for (table, column, data_type, comment) in rows {
             // Tables and columns of other names or types were not made here and are nobody's measurement.
             let (Ok(table), Ok(column)) = (Name::parse(&table), Name::parse(&column)) else { continue };
+            if rollup::is_reserved(&table) {
+                continue;
+            }
             let columns = &mut schema.tables.entry(table).or_default().columns;
             if matches!(&*column, "ts" | "host") {
                 continue;
@@ -212,6 +219,9 @@ impl LakeSchema {
     ///
     /// Returns whether that changed the schema. Fails, and changes nothing, when the batch does not fit.
     pub fn admit(&mut self, batch: &Batch) -> Result<bool, AdmitError> {
+        if rollup::is_reserved(&batch.measurement) {
+            return Err(AdmitError::Rollup);
+        }
         let known = self.tables.get(&batch.measurement);
         if known.is_none() && self.tables.len() >= MAX_TABLES {
             return Err(AdmitError::TooManyTables);
