@@ -1,15 +1,13 @@
 //! Commits what was gathered, one batch after the other, each until it is done.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     error::Error,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use plimsoll_lake::{
-    CommitOutcome, CommitReport, LakeError, LakeWriter,
-    writer::{CommitSet, Rejection},
-};
+use plimsoll_lake::{CommitOutcome, CommitReport, LakeError, LakeWriter, RowSet, writer::Rejection};
 use plimsoll_nats::{
     Client, Incarnation, PartitionId,
     dead::{chain, header_text},
@@ -23,9 +21,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     batcher::Gathered,
     dead,
-    decoder::Original,
     lake_thread::{LakeThread, Reopening, ThreadEnded},
     metrics::Metrics,
+    originals::Original,
 };
 
 /// Longest pause between two tries of the same commit.
@@ -37,8 +35,12 @@ const LAST_TRIES: u32 = 3;
 #[derive(Debug)]
 pub struct Committer {
     batches: mpsc::Sender<Gathered>,
+    spare: Spare,
     task: JoinHandle<Result<(), ThreadEnded>>,
 }
+
+/// What was committed last, emptied: its memory serves again.
+type Spare = Arc<Mutex<Gathered>>;
 
 /// A committer that is free for the next batch.
 #[derive(Debug)]
@@ -63,8 +65,15 @@ impl Committer {
         tasks: &TaskTracker,
     ) -> Self {
         let (batches, receiver) = mpsc::channel(1);
-        let task = CommitTask { lake, client, metrics, readiness, shutdown };
-        Self { batches, task: tasks.spawn(task.run(receiver)) }
+        let spare = Spare::default();
+        let task = CommitTask { lake, client, metrics, readiness, shutdown, spare: Arc::clone(&spare) };
+        Self { batches, spare, task: tasks.spawn(task.run(receiver)) }
+    }
+
+    /// Something empty to gather into, with the memory of what was committed last.
+    #[must_use]
+    pub fn spare(&self) -> Gathered {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until a batch can be handed over; none when the committer has ended.
@@ -97,25 +106,29 @@ struct CommitTask {
     metrics: Metrics,
     readiness: Readiness,
     shutdown: CancellationToken,
+    spare: Spare,
 }
 
 impl CommitTask {
     async fn run(self, mut batches: mpsc::Receiver<Gathered>) -> Result<(), ThreadEnded> {
-        while let Some(gathered) = batches.recv().await {
-            if !self.commit(gathered).await? {
+        while let Some(mut gathered) = batches.recv().await {
+            let keep = gathered.weight();
+            if !self.commit(&mut gathered).await? {
                 tracing::warn!("stopped before the last batch was committed, the stream keeps it");
                 break;
             }
+            gathered.clear(keep);
+            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = gathered;
         }
         Ok(())
     }
 
     /// Commits a batch, however often it takes. Returns false when ingest was told to stop and the last tries failed.
-    async fn commit(&self, mut gathered: Gathered) -> Result<bool, ThreadEnded> {
+    async fn commit(&self, gathered: &mut Gathered) -> Result<bool, ThreadEnded> {
         let mut pause = Duration::from_millis(100);
         let mut tries_left = LAST_TRIES;
         loop {
-            match self.try_commit(&mut gathered).await {
+            match self.try_commit(gathered).await {
                 Ok(report) => {
                     self.committed(&report);
                     acknowledge(&gathered.ackers).await;
@@ -174,10 +187,10 @@ impl CommitTask {
         }
     }
 
-    async fn write(&self, set: &mut CommitSet) -> Result<CommitOutcome, CommitError> {
+    async fn write(&self, set: &mut RowSet) -> Result<CommitOutcome, CommitError> {
         let taken = std::mem::take(set);
         let job = |lake: &mut Reopening<LakeWriter>| {
-            let outcome = lake.with(|writer| writer.commit(&taken));
+            let outcome = lake.with(|writer| writer.commit_rows(&taken));
             (taken, outcome)
         };
         let (back, outcome) = self.lake.run(job).await?;
@@ -197,36 +210,37 @@ impl CommitTask {
     /// Puts messages aside that could not be decoded, before the position moves past them: a crash in between repeats it, and never
     /// loses one.
     async fn put_dead_aside(&self, gathered: &mut Gathered) -> Result<(), CommitError> {
-        if gathered.dead.is_empty() {
+        let dead = &mut gathered.dead;
+        if dead.reasons.iter().flatten().next().is_none() {
             return Ok(());
         }
         // What the lake's position has passed was put aside by whoever moved it, maybe longer ago than `DEAD` knows message ids.
         let positions = self.lake.run(|lake| lake.with(LakeWriter::positions)).await??;
-        gathered.dead.retain(|(original, _)| {
+        let aside: Vec<_> = dead.messages().filter(|(original, _)| {
             original.sequence > positions.of(original.partition, original.incarnation).sequence
-        });
-        dead::put_aside(&self.client, gathered.dead.iter().map(|(original, reason)| (original, reason))).await?;
-        self.told_dead(gathered.dead.iter().map(|(original, reason)| (original, reason)));
-        gathered.dead.clear();
+        }).collect();
+        dead::put_aside(&self.client, aside.iter().copied()).await?;
+        self.told_dead(aside.into_iter());
+        dead.reasons.clear();
+        dead.originals.clear(0);
         Ok(())
     }
 
     async fn reject(&self, gathered: &mut Gathered, rejections: &[Rejection]) -> Result<(), CommitError> {
         let originals = &gathered.originals;
-        dead::put_aside(&self.client, rejections.iter().map(|r| (&originals[r.index], &r.reason))).await?;
-        self.told_dead(rejections.iter().map(|r| (&originals[r.index], &r.reason)));
-        let rejected = rejections.iter().map(|rejection| rejection.index).collect();
-        remove(&mut gathered.set.messages, &rejected);
-        remove(&mut gathered.originals, &rejected);
+        let aside = || rejections.iter().map(|r| (originals.get(r.index), &r.reason));
+        dead::put_aside(&self.client, aside()).await?;
+        self.told_dead(aside());
+        gathered.set.remove(&rejections.iter().map(|rejection| rejection.index).collect());
         Ok(())
     }
 
-    fn told_dead<'a, R: Error + 'static>(&self, messages: impl Iterator<Item = (&'a Original, &'a R)>) {
+    fn told_dead<'a, R: Error + 'static>(&self, messages: impl Iterator<Item = (Original<'a>, &'a R)>) {
         const SHOWN: usize = 5;
         for (index, (original, reason)) in messages.enumerate() {
             self.metrics.dead.inc();
             if index < SHOWN {
-                let (subject, reason) = (excerpt(&original.subject), excerpt(&chain(reason)));
+                let (subject, reason) = (excerpt(original.subject), excerpt(&chain(reason)));
                 tracing::warn!(subject, stream.seq = %original.sequence, reason, "message put aside on DEAD");
             }
         }
@@ -237,12 +251,6 @@ impl CommitTask {
 fn excerpt(text: &str) -> String {
     const SHOWN: usize = 300;
     header_text(text).chars().take(SHOWN).collect()
-}
-
-/// Removes the items of these indices.
-fn remove<T>(items: &mut Vec<T>, indices: &HashSet<usize>) {
-    let mut index = 0..;
-    items.retain(|_| index.next().is_some_and(|index| !indices.contains(&index)));
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -268,14 +276,18 @@ async fn acknowledge(ackers: &BTreeMap<PartitionId, Acker>) {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use std::ops::RangeInclusive;
+
     use plimsoll_lake::LakeConfig;
     use plimsoll_nats::{Position, Sequence, subject::SubjectError, testing::TestServer};
     use plimsoll_service::ops::Ops;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::decoder::DeadReason;
+    use crate::{
+        batcher::Dead,
+        decoder::{Arrived, DeadReason},
+    };
 
     const LIFE: Incarnation = Incarnation(1);
 
@@ -283,20 +295,27 @@ mod tests {
         PartitionId::new(0).expect("exists")
     }
 
-    fn reached(sequence: u64) -> BTreeMap<PartitionId, Position> {
-        BTreeMap::from([(partition(), Position { incarnation: LIFE, sequence: Sequence(sequence) })])
+    fn reached(sequence: u64) -> RowSet {
+        let mut set = RowSet::default();
+        set.reached.insert(partition(), Position { incarnation: LIFE, sequence: Sequence(sequence) });
+        set
     }
 
-    fn dead(sequence: u64) -> (Original, DeadReason) {
-        let original = Original {
-            partition: partition(),
-            incarnation: LIFE,
-            sequence: Sequence(sequence),
-            subject: String::new(),
-            headers: None,
-            payload: Bytes::from_static(b"garbage"),
-        };
-        (original, DeadReason::new(&SubjectError::Shape))
+    fn dead(sequences: RangeInclusive<u64>) -> Dead {
+        let mut dead = Dead::default();
+        for sequence in sequences {
+            dead.originals.push(&Arrived {
+                partition: partition(),
+                incarnation: LIFE,
+                sequence: Sequence(sequence),
+                stored_ms: 0,
+                subject: "",
+                headers: None,
+                payload: b"garbage",
+            });
+            dead.reasons.push(Some(DeadReason::new(&SubjectError::Shape)));
+        }
+        dead
     }
 
     fn start(lake: LakeThread<LakeWriter>, client: &Client) -> Committer {
@@ -308,11 +327,9 @@ mod tests {
     async fn what_the_position_has_passed_is_not_put_aside_again() {
         let (server, dir) = (TestServer::start().await, TempDir::new().expect("a folder"));
         let (client, config) = (server.client().await, LakeConfig::embedded(dir.path()));
-        let set = CommitSet { reached: reached(2), ..CommitSet::default() };
-        LakeWriter::open(&config).expect("opens").commit(&set).expect("commits");
+        LakeWriter::open(&config).expect("opens").commit_rows(&reached(2)).expect("commits");
         let committer = start(LakeThread::start(move || LakeWriter::open(&config), &TaskTracker::new()), &client);
-        let set = CommitSet { reached: reached(3), ..CommitSet::default() };
-        committer.hand_over(Gathered { set, dead: (1..=3).map(dead).collect(), ..Gathered::default() }).await;
+        committer.hand_over(Gathered { set: reached(3), dead: dead(1..=3), ..Gathered::default() }).await;
         committer.finish().await.expect("commits");
         let aside = client.jetstream.get_stream(streams::DEAD).await.expect("there").cached_info().state.messages;
         assert_eq!(aside, 1);
@@ -326,12 +343,5 @@ mod tests {
         committer.hand_over(Gathered::default()).await;
         committer.ended().await;
         assert!(committer.finish().await.is_err());
-    }
-
-    #[test]
-    fn items_are_removed_by_their_indices() {
-        let mut items = vec!['a', 'b', 'c', 'd'];
-        remove(&mut items, &HashSet::from([0, 2]));
-        assert_eq!(items, ['b', 'd']);
     }
 }

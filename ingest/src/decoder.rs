@@ -1,55 +1,55 @@
 //! Turns a stored message into rows, or into a dead one with the reason.
 
-use bytes::Bytes;
 use plimsoll_nats::{
-    Batch, Incarnation, PartitionId, Sequence,
+    Incarnation, PartitionId, Sequence,
     async_nats::HeaderMap,
-    batch::DecodeError,
+    batch::{BatchDecoder, BatchView, DecodeError, ENCODING_HEADER},
     dead::{chain, header_text},
-    reader::{Acker, StoredMessage},
-    subject::{MetricSubject, SubjectError},
+    reader::StoredMessage,
+    subject::{MetricTokens, SubjectError},
 };
 
-/// A message as it came, kept until it is stored or put aside.
-#[derive(Debug, Clone)]
-pub struct Original {
+/// A message as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived<'a> {
     /// The partition.
     pub partition: PartitionId,
     /// The life of the stream.
     pub incarnation: Incarnation,
     /// Its place in the stream.
     pub sequence: Sequence,
+    /// When the broker stored it, Unix ms.
+    pub stored_ms: i64,
     /// The stored subject.
-    pub subject: String,
+    pub subject: &'a str,
     /// Headers.
-    pub headers: Option<HeaderMap>,
+    pub headers: Option<&'a HeaderMap>,
     /// Payload.
-    pub payload: Bytes,
+    pub payload: &'a [u8],
 }
 
-impl Original {
-    /// Memory that the message takes, in bytes and roughly.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
-            let name: &str = name.as_ref();
-            values.iter().map(|value| name.len() + value.as_str().len()).sum::<usize>()
-        });
-        self.subject.len() + self.payload.len() + headers.sum::<usize>()
+impl<'a> From<&'a StoredMessage> for Arrived<'a> {
+    fn from(message: &'a StoredMessage) -> Self {
+        let StoredMessage { partition, incarnation, sequence, stored_ms, .. } = *message;
+        let (subject, headers, payload) = (message.subject(), message.headers(), message.payload());
+        Self { partition, incarnation, sequence, stored_ms, subject, headers, payload }
     }
 }
 
-/// A message that was read.
-#[derive(Debug)]
-pub struct Decoded {
-    /// As it came.
-    pub original: Original,
-    /// When the broker stored it, Unix ms.
-    pub stored_ms: i64,
-    /// Its rows, or why it has none.
-    pub batch: Result<Batch, DeadReason>,
-    /// Acknowledges it and all before it in its partition.
-    pub acker: Option<Acker>,
+impl Arrived<'_> {
+    /// How the payload is encoded, where the headers say so.
+    #[must_use]
+    pub fn encoding(&self) -> Option<&str> {
+        Some(self.headers?.get(ENCODING_HEADER)?.as_str())
+    }
+
+    /// Decodes the message; the rows lie in the decoder and in the message.
+    pub fn decode<'v>(&'v self, decoder: &'v mut BatchDecoder) -> Result<BatchView<'v>, DeadReason> {
+        let decoded = MetricTokens::parse(self.subject).map_err(Fault::from).and_then(|subject| {
+            Ok(decoder.decode(subject.host, subject.measurement, self.headers, self.payload)?)
+        });
+        decoded.map_err(|fault| DeadReason::new(&fault))
+    }
 }
 
 /// Why a message can't be decoded: the chain of causes as `DEAD` shows it. No more is kept, since an error may quote all of a
@@ -70,25 +70,4 @@ enum Fault {
     Subject(#[from] SubjectError),
     #[error("failed to read the batch")]
     Batch(#[from] DecodeError),
-}
-
-/// Decodes a message.
-#[must_use]
-pub fn decode(message: StoredMessage) -> Decoded {
-    let batch = decode_batch(message.subject(), message.headers(), message.payload());
-    let batch = batch.map_err(|fault| DeadReason::new(&fault));
-    let original = Original {
-        partition: message.partition,
-        incarnation: message.incarnation,
-        sequence: message.sequence,
-        subject: message.subject().to_owned(),
-        headers: message.headers().cloned(),
-        payload: message.payload().clone(),
-    };
-    Decoded { original, stored_ms: message.stored_ms, batch, acker: Some(message.into_acker()) }
-}
-
-fn decode_batch(subject: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Batch, Fault> {
-    let subject = MetricSubject::parse(subject)?;
-    Ok(Batch::decode(&subject.host, &subject.measurement, headers, payload)?)
 }

@@ -13,13 +13,15 @@ pub mod decoder;
 pub mod error;
 pub mod lake_thread;
 pub mod metrics;
+pub mod originals;
 pub mod source;
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use plimsoll_lake::{LakeError, LakeWriter};
 use plimsoll_nats::{
-    Client, NatsConfig, client::MemberId, dead::chain, partition_group::PartitionGroup, reader::ReaderEvent, streams,
+    Client, NatsConfig, batch::BatchDecoder, client::MemberId, dead::chain, partition_group::PartitionGroup,
+    reader::ReaderEvent, streams,
 };
 use plimsoll_service::ops::{self, Ops, Readiness};
 use tokio::{sync::mpsc, time::Instant};
@@ -28,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     batcher::Batcher,
     committer::Committer,
+    decoder::Arrived,
     lake_thread::{LakeThread, ThreadEnded},
     metrics::Metrics,
     source::LakeStart,
@@ -39,6 +42,8 @@ pub const GROUP: &str = "ingest";
 /// Messages between the readers and the batcher. Enough to keep the batcher busy, and few because a message may have 1 MB, so that
 /// more of them would take more memory than the batches do.
 pub const EVENTS_CAPACITY: usize = 256;
+/// Messages taken from there at a time.
+const EVENTS_AT_ONCE: usize = 64;
 /// Longest time that the end may take, from the shutdown on; the stream keeps what is not committed then.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -184,35 +189,39 @@ async fn gather(
     metrics: &Metrics,
 ) {
     let mut batcher = Batcher::new(config.limits());
+    let mut decoder = BatchDecoder::default();
+    let mut arrived = VecDeque::new();
+    let mut received = Vec::with_capacity(EVENTS_AT_ONCE);
     loop {
         let due = batcher.due();
         tokio::select! {
             biased;
             // Hands over first: a full batch must not grow, and the slot is free again when the commit before has ended.
             slot = committer.reserve(), if batcher.is_due(Instant::now()) => match slot {
-                Some(slot) => slot.send(batcher.take()),
+                Some(slot) => slot.send(batcher.take(committer.spare())),
                 None => return,
             },
             () = committer.ended() => return,
-            event = events.recv(), if !batcher.is_full() => match event {
-                Some(event) => {
-                    if batcher.must_commit_before(&event) {
-                        committer.hand_over(batcher.take()).await;
-                    }
-                    accept(&mut batcher, event, metrics);
-                }
-                None => break,
+            count = events.recv_many(&mut received, EVENTS_AT_ONCE), if arrived.is_empty() && !batcher.is_full() => match count {
+                0 => break,
+                _ => arrived.extend(received.drain(..)),
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
+        }
+        while !batcher.is_full() && let Some(event) = arrived.pop_front() {
+            if batcher.must_commit_before(&event) {
+                committer.hand_over(batcher.take(committer.spare())).await;
+            }
+            accept(&mut batcher, &mut decoder, event, metrics);
         }
         metrics.pending_rows.set(i64::try_from(batcher.rows()).unwrap_or(i64::MAX));
     }
     if !batcher.is_empty() {
-        committer.hand_over(batcher.take()).await;
+        committer.hand_over(batcher.take(committer.spare())).await;
     }
 }
 
-fn accept(batcher: &mut Batcher, event: ReaderEvent, metrics: &Metrics) {
+fn accept(batcher: &mut Batcher, decoder: &mut BatchDecoder, event: ReaderEvent, metrics: &Metrics) {
     match event {
         ReaderEvent::Started { partition, .. } => {
             metrics.partition_started(partition);
@@ -220,7 +229,10 @@ fn accept(batcher: &mut Batcher, event: ReaderEvent, metrics: &Metrics) {
         }
         ReaderEvent::Message(message) => {
             metrics.message(&message);
-            if !batcher.push(decoder::decode(message)) {
+            let arrived = Arrived::from(&message);
+            if batcher.push(&arrived, arrived.decode(decoder)) {
+                batcher.acknowledge_with(message.partition, message.into_acker());
+            } else {
                 metrics.repeated.inc();
             }
         }

@@ -1,4 +1,4 @@
-//! Lays batches out as Arrow columns and hands them to DuckDB.
+//! Lays batches out as Arrow columns and stages them for a query.
 //!
 //! A text column ends at 2 GiB, past which its builder panics. Callers bound the batches by their weight, which counts every text:
 //! tags and fields stay below it, and the host's name, up to 64 bytes where a row weighs 32 at least, below twice as much.
@@ -141,9 +141,4 @@ pub(crate) fn stage(
         connection.appender_to_catalog_and_db(staging, "temp", "main").context("open the staging table")?;
     appender.append_record_batch(rows).context("stage rows")?;
     appender.flush().context("stage rows")
-}
-
-/// Drops a staging table; it would only take memory.
-pub(crate) fn unstage(connection: &Connection, staging: &str) -> Result<(), LakeError> {
-    connection.execute_batch(&format!("DROP TABLE IF EXISTS temp.{}", ident(staging))).context("drop a staging table")
 }

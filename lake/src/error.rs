@@ -48,11 +48,29 @@ pub enum LakeError {
         /// Why.
         source: duckdb::arrow::error::ArrowError,
     },
+    /// The lake has taken other rows than it was given; nothing is written.
+    #[error("`{table}` took {inserted} rows of {offered}")]
+    RowsMissing {
+        /// The measurement.
+        table: String,
+        /// How many it was given.
+        offered: usize,
+        /// How many it took.
+        inserted: usize,
+    },
     /// The table of positions lacks a partition's row.
     #[error("the lake has no position for partition {partition}: its catalog was changed by hand")]
     PositionMissing {
         /// The partition.
         partition: u16,
+    },
+    /// Other rows of the table of positions have moved than should have; nothing is written.
+    #[error("{moved} positions moved where {expected} should have: the lake's catalog was changed by hand")]
+    PositionsMissing {
+        /// How many have moved.
+        moved: usize,
+        /// How many should have.
+        expected: usize,
     },
 }
 

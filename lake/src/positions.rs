@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use duckdb::{Connection, params};
+use duckdb::Connection;
 use plimsoll_nats::{Incarnation, PartitionId, Position, Sequence};
 
 use crate::{LakeError, connection::LAKE, error::Context};
@@ -55,11 +55,22 @@ impl Positions {
     }
 }
 
-/// Moves a partition's position within the connection's transaction. Fails unless exactly one row moves.
-pub(crate) fn advance(connection: &Connection, partition: PartitionId, to: Position) -> Result<(), LakeError> {
-    let sql = format!("UPDATE {LAKE}.plimsoll.positions SET incarnation = ?, sequence = ? WHERE partition = ?");
-    let moved = connection
-        .execute(&sql, params![to.incarnation.0, to.sequence.0, partition.get()])
-        .context("move a position")?;
-    if moved == 1 { Ok(()) } else { Err(LakeError::PositionMissing { partition: partition.get() }) }
+/// Moves partitions' positions within the connection's transaction. Fails unless exactly one row moves for each.
+///
+/// One statement for all: each costs as much as one for a single partition.
+pub(crate) fn advance(connection: &Connection, to: &[(PartitionId, Position)]) -> Result<(), LakeError> {
+    if to.is_empty() {
+        return Ok(());
+    }
+    let rows = to.iter().map(|(partition, Position { incarnation, sequence })| {
+        format!("({partition}::USMALLINT, {}::BIGINT, {sequence}::UBIGINT)", incarnation.0)
+    });
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "UPDATE {LAKE}.plimsoll.positions SET incarnation = reached.incarnation, sequence = reached.sequence
+         FROM (VALUES {rows}) AS reached (partition, incarnation, sequence)
+         WHERE positions.partition = reached.partition"
+    );
+    let moved = connection.execute(&sql, []).context("move the positions")?;
+    if moved == to.len() { Ok(()) } else { Err(LakeError::PositionsMissing { moved, expected: to.len() }) }
 }

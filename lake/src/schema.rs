@@ -152,8 +152,13 @@ pub enum AdmitError {
 ///
 /// The arrival and not the present decides, so that every reader of the stream decides alike, at any later time.
 pub fn check_times(batch: &Batch, stored_ms: i64) -> Result<(), AdmitError> {
+    check_row_times(&batch.times, stored_ms)
+}
+
+/// Checks the times of rows, Unix ms, as [`check_times`] does.
+pub fn check_row_times(times: &[i64], stored_ms: i64) -> Result<(), AdmitError> {
     let (ahead, age) = (millis(MAX_AHEAD), millis(MAX_AGE));
-    for (row, time) in batch.times.iter().enumerate() {
+    for (row, time) in times.iter().enumerate() {
         let lead = time.saturating_sub(stored_ms);
         if lead > ahead {
             return Err(AdmitError::Ahead { row, seconds: lead / 1000 });
@@ -219,17 +224,27 @@ impl LakeSchema {
     ///
     /// Returns whether that changed the schema. Fails, and changes nothing, when the batch does not fit.
     pub fn admit(&mut self, batch: &Batch) -> Result<bool, AdmitError> {
-        if rollup::is_reserved(&batch.measurement) {
+        let tags = batch.tags.keys().map(|name| (name, Role::Tag, FieldType::Text));
+        let fields = batch.fields.iter().map(|(name, column)| (name, Role::Field, column.field_type()));
+        self.admit_columns(&batch.measurement, tags.chain(fields))
+    }
+
+    /// Makes room for the columns of a batch, as [`LakeSchema::admit`] does. What was refused once stays refused, and what was
+    /// admitted stays so, since tables and columns are only added.
+    pub fn admit_columns<'n>(
+        &mut self,
+        measurement: &Name,
+        columns: impl Iterator<Item = (&'n Name, Role, FieldType)>,
+    ) -> Result<bool, AdmitError> {
+        if rollup::is_reserved(measurement) {
             return Err(AdmitError::Rollup);
         }
-        let known = self.tables.get(&batch.measurement);
+        let known = self.tables.get(measurement);
         if known.is_none() && self.tables.len() >= MAX_TABLES {
             return Err(AdmitError::TooManyTables);
         }
-        let tags = batch.tags.keys().map(|name| (name, Role::Tag, FieldType::Text));
-        let fields = batch.fields.iter().map(|(name, column)| (name, Role::Field, column.field_type()));
         let mut added = Vec::new();
-        for (name, role, column_type) in tags.chain(fields) {
+        for (name, role, column_type) in columns {
             match known.and_then(|table| table.columns.get(name)) {
                 Some(stored) => fits(name, *stored, role, column_type)?,
                 None if POSTGRES_COLUMNS.contains(&&**name) => {
@@ -244,7 +259,7 @@ impl LakeSchema {
         }
         let changes = known.is_none() || !added.is_empty();
         if changes {
-            self.tables.entry(batch.measurement.clone()).or_default().columns.extend(added);
+            self.tables.entry(measurement.clone()).or_default().columns.extend(added);
         }
         Ok(changes)
     }

@@ -2,18 +2,19 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     time::{Duration, Instant},
 };
 
-use plimsoll_nats::{Batch, Incarnation, Name, PartitionId, Position, Sequence};
+use plimsoll_nats::{Batch, Incarnation, PartitionId, Position, Sequence};
 
 use crate::{
-    Access, Lake, LakeConfig, LakeError, Positions, arrow,
+    Access, Lake, LakeConfig, LakeError, Positions, RowSet,
     connection::{pause, table},
     error::Context,
     positions,
-    schema::{AdmitError, LakeSchema, TableSchema, check_times},
-    sql::ident,
+    rows::{self, GatheredMessage, RowSource},
+    schema::{AdmitError, LakeSchema, check_row_times},
 };
 
 /// A decoded message that waits to be committed.
@@ -29,15 +30,7 @@ pub struct PendingMessage {
     pub batch: Batch,
 }
 
-impl PendingMessage {
-    /// Memory that the message takes, in bytes and roughly.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        self.batch.weight()
-    }
-}
-
-/// What a commit wants to contain.
+/// What a commit wants to contain, as decoded batches; see [`RowSet`] for what is quicker.
 #[derive(Debug, Default)]
 pub struct CommitSet {
     /// Messages, per partition in the order of the stream.
@@ -48,7 +41,7 @@ pub struct CommitSet {
     pub current: Option<Incarnation>,
 }
 
-impl CommitSet {
+impl RowSet {
     /// Whether the life of the stream that was reached is over. An incarnation is the stream's creation time, so that a later life
     /// has a larger one, unless the broker's clock was ahead or an older stream was restored: then the stream itself must tell.
     fn is_over(&self, reached: Position, stored: Position) -> bool {
@@ -59,12 +52,24 @@ impl CommitSet {
         let mut positions = self.reached.iter().filter_map(|(partition, to)| Some((*to, stored.stored(*partition)?)));
         self.current.is_none() && positions.any(|(reached, stored)| self.is_over(reached, stored))
     }
+
+    /// The positions that have to move from where they are stored.
+    fn advances(&self, stored: &Positions) -> Vec<(PartitionId, Position)> {
+        let advances = |reached: Position, stored: Position| {
+            let other_life = stored.incarnation != reached.incarnation;
+            !self.is_over(reached, stored) && (other_life || reached.sequence > stored.sequence)
+        };
+        let moving = self.reached.iter().filter(|(partition, reached)| {
+            stored.stored(**partition).is_none_or(|stored| advances(**reached, stored))
+        });
+        moving.map(|(partition, reached)| (*partition, *reached)).collect()
+    }
 }
 
 /// A message that the lake cannot take.
 #[derive(Debug)]
 pub struct Rejection {
-    /// Its index in [`CommitSet::messages`].
+    /// Its index in [`CommitSet::messages`], or in the order in which a [`RowSet`] was given its messages.
     pub index: usize,
     /// Why.
     pub reason: AdmitError,
@@ -110,7 +115,9 @@ pub struct LakeWriter {
 impl LakeWriter {
     /// Opens the lake for writing and creates it where it is missing.
     pub fn open(config: &LakeConfig) -> Result<Self, LakeError> {
-        Ok(Self { lake: Lake::open(config, Access::Write)? })
+        let lake = Lake::open(config, Access::Write)?;
+        rows::register(&lake.connection)?;
+        Ok(Self { lake })
     }
 
     /// The positions that the lake holds now.
@@ -129,6 +136,11 @@ impl LakeWriter {
     /// On a conflict the transaction is tried again from a fresh read, with jitter. Fails when that goes on too long or the lake
     /// can't be reached; nothing is then written, and the same set can be committed later.
     pub fn commit(&self, set: &CommitSet) -> Result<CommitOutcome, LakeError> {
+        self.commit_rows(&RowSet::from(set))
+    }
+
+    /// Writes gathered rows, as [`LakeWriter::commit`] does.
+    pub fn commit_rows(&self, set: &RowSet) -> Result<CommitOutcome, LakeError> {
         const ATTEMPTS: u32 = 10;
         let started = Instant::now();
         let mut conflicts = 0;
@@ -153,7 +165,7 @@ impl LakeWriter {
         }
     }
 
-    fn commit_once(&self, set: &CommitSet) -> Result<CommitOutcome, LakeError> {
+    fn commit_once(&self, set: &RowSet) -> Result<CommitOutcome, LakeError> {
         let connection = &self.lake.connection;
         connection.execute_batch("BEGIN").context("begin a commit")?;
         let stored = Positions::read(connection)?;
@@ -161,7 +173,7 @@ impl LakeWriter {
             return self.undone(CommitOutcome::Superseded);
         }
         let stored_schema = LakeSchema::read(connection)?;
-        let Plan { schema, batches, rejections, mut report } = Plan::new(set, &stored, &stored_schema);
+        let Plan { schema, rows, rejections, report } = Plan::new(set, &stored, &stored_schema);
         if !rejections.is_empty() {
             return self.undone(CommitOutcome::Rejected(rejections));
         }
@@ -173,19 +185,10 @@ impl LakeWriter {
             let refused = self.refused(set, &stored, stored_schema)?;
             return if refused.is_empty() { Err(error) } else { Ok(CommitOutcome::Rejected(refused)) };
         }
-        for (measurement, batches) in &batches {
-            let table = schema.table(measurement).expect("admitting a batch makes its table");
-            self.insert(measurement, table, batches)?;
-            report.messages += batches.len();
-            report.rows += batches.iter().map(|batch| batch.rows()).sum::<usize>();
-            report.points += batches.iter().map(|batch| points(batch)).sum::<usize>();
+        for (index, ranges) in rows {
+            self.insert(set, index, &schema, ranges)?;
         }
-        for (partition, reached) in &set.reached {
-            let before = stored.stored(*partition);
-            if before.is_none_or(|before| advances(set, before, *reached)) {
-                positions::advance(connection, *partition, *reached)?;
-            }
-        }
+        positions::advance(connection, &set.advances(&stored))?;
         connection.execute_batch("COMMIT").context("commit")?;
         Ok(CommitOutcome::Committed(report))
     }
@@ -204,18 +207,19 @@ impl LakeWriter {
     /// The messages whose tables or columns the lake refuses: what each one adds is tried alone, and taken back.
     fn refused(
         &self,
-        set: &CommitSet,
+        set: &RowSet,
         stored: &Positions,
         stored_schema: LakeSchema,
     ) -> Result<Vec<Rejection>, LakeError> {
         let connection = &self.lake.connection;
         let mut schema = stored_schema.clone();
         let mut rejections = Vec::new();
-        for (index, message) in set.messages.iter().enumerate() {
-            let measurement = &message.batch.measurement;
+        for (index, message) in set.kept() {
+            let table = &set.tables()[message.table];
+            let measurement = table.measurement();
             let before = schema.table(measurement).cloned();
             let is_new = matches!(standing(message, set, stored), Standing::New);
-            if !is_new || schema.admit(&message.batch) != Ok(true) {
+            if !is_new || schema.admit_columns(measurement, table.columns(message.layout)) != Ok(true) {
                 continue;
             }
             connection.execute_batch("BEGIN").context("begin a trial")?;
@@ -230,46 +234,91 @@ impl LakeWriter {
         Ok(rejections)
     }
 
-    fn insert(&self, measurement: &Name, schema: &TableSchema, batches: &[&Batch]) -> Result<(), LakeError> {
-        const STAGING: &str = "staging";
-        let connection = &self.lake.connection;
-        arrow::stage(connection, STAGING, measurement, schema, batches)?;
-        let target = table(measurement);
-        connection
-            .execute_batch(&format!("INSERT INTO {target} BY NAME SELECT * FROM temp.{}", ident(STAGING)))
-            .context("insert rows")?;
-        arrow::unstage(connection, STAGING)
+    fn insert(
+        &self,
+        set: &RowSet,
+        index: usize,
+        schema: &LakeSchema,
+        ranges: Vec<Range<usize>>,
+    ) -> Result<(), LakeError> {
+        let rows = &set.tables()[index];
+        let measurement = rows.measurement();
+        let columns = schema.table(measurement).expect("admitting a message makes its table");
+        let source = RowSource::offer(rows, columns, ranges.into_iter());
+        let statement = format!("INSERT INTO {} BY NAME FROM {}", table(measurement), source.relation());
+        let inserted = self.lake.connection.execute(&statement, []).context("insert rows")?;
+        if inserted == source.rows() {
+            return Ok(());
+        }
+        Err(LakeError::RowsMissing { table: measurement.to_string(), offered: source.rows(), inserted })
     }
 }
 
 /// What a commit is about to do.
-struct Plan<'a> {
-    /// The tables as the batches need them.
+struct Plan {
+    /// The tables as the messages need them.
     schema: LakeSchema,
-    batches: BTreeMap<Name, Vec<&'a Batch>>,
+    /// The rows to insert, by the index of their table.
+    rows: BTreeMap<usize, Vec<Range<usize>>>,
     rejections: Vec<Rejection>,
     /// What is known of it beforehand.
     report: CommitReport,
 }
 
-impl<'a> Plan<'a> {
-    fn new(set: &'a CommitSet, stored: &Positions, stored_schema: &LakeSchema) -> Self {
-        let mut schema = stored_schema.clone();
-        let mut batches = BTreeMap::<_, Vec<_>>::new();
+impl Plan {
+    fn new(set: &RowSet, stored: &Positions, stored_schema: &LakeSchema) -> Self {
+        let mut admission = Admission::new(set, stored_schema);
+        let mut rows = BTreeMap::<_, Vec<Range<usize>>>::new();
         let mut rejections = Vec::new();
         let mut report = CommitReport::default();
-        for (index, message) in set.messages.iter().enumerate() {
-            let batch = &message.batch;
+        for (index, message) in set.kept() {
             match standing(message, set, stored) {
                 Standing::Contained => report.contained += 1,
                 Standing::Superseded => report.superseded += 1,
-                Standing::New => match check_times(batch, message.stored_ms).and_then(|()| schema.admit(batch)) {
-                    Ok(_) => batches.entry(batch.measurement.clone()).or_default().push(batch),
+                Standing::New => match admission.admit(message) {
+                    Ok(()) => {
+                        report.messages += 1;
+                        report.rows += message.rows().len();
+                        report.points += message.points as usize;
+                        add(rows.entry(message.table).or_default(), message.rows());
+                    }
                     Err(reason) => rejections.push(Rejection { index, reason }),
                 },
             }
         }
-        Self { schema, batches, rejections, report }
+        Self { schema: admission.schema, rows, rejections, report }
+    }
+}
+
+/// Adds a range of rows behind the others.
+fn add(ranges: &mut Vec<Range<usize>>, rows: Range<usize>) {
+    match ranges.last_mut() {
+        Some(last) if last.end == rows.start => last.end = rows.end,
+        _ => ranges.push(rows),
+    }
+}
+
+/// Admits messages to a schema in their order; those of the same columns in the same measurement fare alike.
+struct Admission<'s> {
+    set: &'s RowSet,
+    schema: LakeSchema,
+    /// By table and layout.
+    known: Vec<Vec<Option<Result<(), AdmitError>>>>,
+}
+
+impl<'s> Admission<'s> {
+    fn new(set: &'s RowSet, stored: &LakeSchema) -> Self {
+        let known = set.tables().iter().map(|table| vec![None; table.layouts()]).collect();
+        Self { set, schema: stored.clone(), known }
+    }
+
+    fn admit(&mut self, message: &GatheredMessage) -> Result<(), AdmitError> {
+        let table = &self.set.tables()[message.table];
+        check_row_times(table.times(message.rows()), message.stored_ms)?;
+        let known = &mut self.known[message.table][message.layout];
+        let schema = &mut self.schema;
+        let admit = || schema.admit_columns(table.measurement(), table.columns(message.layout)).map(|_| ());
+        known.get_or_insert_with(admit).clone()
     }
 }
 
@@ -279,7 +328,7 @@ enum Standing {
     Superseded,
 }
 
-fn standing(message: &PendingMessage, set: &CommitSet, stored: &Positions) -> Standing {
+fn standing(message: &GatheredMessage, set: &RowSet, stored: &Positions) -> Standing {
     let (Some(reached), Some(stored)) = (set.reached.get(&message.partition), stored.stored(message.partition)) else {
         return Standing::New;
     };
@@ -290,19 +339,4 @@ fn standing(message: &PendingMessage, set: &CommitSet, stored: &Positions) -> St
     } else {
         Standing::New
     }
-}
-
-fn advances(set: &CommitSet, stored: Position, reached: Position) -> bool {
-    !set.is_over(reached, stored) && (stored.incarnation != reached.incarnation || reached.sequence > stored.sequence)
-}
-
-fn points(batch: &Batch) -> usize {
-    use plimsoll_nats::Column;
-    let present = |column: &Column| match column {
-        Column::Float(values) => values.iter().flatten().count(),
-        Column::Integer(values) => values.iter().flatten().count(),
-        Column::Bool(values) => values.iter().flatten().count(),
-        Column::Text(values) => values.iter().flatten().count(),
-    };
-    batch.fields.values().map(present).sum()
 }

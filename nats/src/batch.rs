@@ -5,22 +5,25 @@
 //! `Content-Encoding: zstd` says that the map is compressed. Readers ignore unknown keys; writers never change a key's meaning
 //! within a version.
 //!
-//! Invariants that [`Batch::decode`] proves: host and measurement equal the subject's tokens, every column has n values, a
+//! Invariants that [`BatchDecoder`] proves: host and measurement equal the subject's tokens, every column has n values, a
 //! column has one type (integers among floats widen), floats are finite, names and limits are kept. A column of nothing but
 //! nil says nothing about its type and is left out.
 
 mod column;
+mod view;
+mod wire;
 
-use std::{borrow::Cow, collections::BTreeMap, io::Read};
+use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use ulid::Ulid;
 
-pub use column::{Column, FieldType};
-use column::{ColumnIn, TagIn};
-
-use crate::{HostId, Name, names::excerpt};
+pub use self::{
+    column::{Column, FieldType},
+    view::{BatchDecoder, BatchView, FieldView, TagView},
+};
+use crate::{HostId, Name};
 
 /// The version that this code writes.
 pub const VERSION: u64 = 1;
@@ -203,19 +206,6 @@ struct WireOut<'a, I, T, F> {
     fields: &'a F,
 }
 
-#[derive(Deserialize)]
-struct WireIn {
-    v: u64,
-    host: String,
-    measurement: String,
-    epoch: Ulid,
-    seq: u64,
-    times: Vec<i64>,
-    #[serde(default)]
-    tags: BTreeMap<Name, TagIn>,
-    fields: BTreeMap<Name, ColumnIn>,
-}
-
 impl Batch {
     /// Number of rows.
     #[must_use]
@@ -275,132 +265,7 @@ impl Batch {
         headers: Option<&HeaderMap>,
         payload: &[u8],
     ) -> Result<Self, DecodeError> {
-        let bytes = decompress(headers, payload)?;
-        let wire = decode_wire(&bytes)?;
-        for (what, found, subject) in
-            [("host", &wire.host, &**host), ("measurement", &wire.measurement, &**measurement)]
-        {
-            if found != subject {
-                return Err(DecodeError::SubjectMismatch { what, found: excerpt(found), subject: subject.to_owned() });
-            }
-        }
-        let fields = wire.fields.into_iter().filter_map(|(name, column)| Some((name, column.0?))).collect();
-        let batch = Self {
-            host: host.clone(),
-            measurement: measurement.clone(),
-            epoch: wire.epoch,
-            seq: wire.seq,
-            times: wire.times,
-            tags: wire.tags.into_iter().map(|(name, tag)| (name, tag.0)).collect(),
-            fields,
-        };
-        batch.validate()?;
-        Ok(batch)
-    }
-
-    fn validate(&self) -> Result<(), DecodeError> {
-        let rows = self.times.len();
-        if rows == 0 || rows > MAX_ROWS {
-            return Err(DecodeError::Rows { rows });
-        }
-        if self.fields.is_empty() || self.tags.len() + self.fields.len() > MAX_COLUMNS {
-            return Err(DecodeError::Columns { tags: self.tags.len(), fields: self.fields.len() });
-        }
-        for (name, values) in &self.tags {
-            validate_column(name, values.len(), rows)?;
-            if self.fields.contains_key(name) {
-                return Err(DecodeError::ColumnName { column: name.clone(), why: "both a tag and a field" });
-            }
-            validate_texts(name, values.iter().map(|text| Some(text.as_str())), MAX_TAG_BYTES)?;
-        }
-        for (name, column) in &self.fields {
-            validate_column(name, column.len(), rows)?;
-            match column {
-                Column::Float(values) => validate_finite(name, values)?,
-                Column::Text(values) => validate_texts(name, values.iter().map(Option::as_deref), MAX_TEXT_BYTES)?,
-                Column::Integer(_) | Column::Bool(_) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn decompress<'a>(headers: Option<&HeaderMap>, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
-    let Some(encoding) = headers.and_then(|headers| headers.get(ENCODING_HEADER)) else {
-        return Ok(Cow::Borrowed(payload));
-    };
-    if encoding.as_str() != ENCODING_ZSTD {
-        return Err(DecodeError::Encoding { encoding: excerpt(encoding.as_str()) });
-    }
-    // Reads one byte past the limit, so that a bomb is refused without being unpacked.
-    let mut bytes = Vec::new();
-    zstd::Decoder::new(payload)
-        .and_then(|decoder| decoder.take(MAX_DECODED_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(DecodeError::Decompress)?;
-    if bytes.len() > MAX_DECODED_BYTES {
-        return Err(DecodeError::TooLarge);
-    }
-    Ok(Cow::Owned(bytes))
-}
-
-fn decode_wire(bytes: &[u8]) -> Result<WireIn, DecodeError> {
-    if bytes.len() > MAX_DECODED_BYTES {
-        return Err(DecodeError::TooLarge);
-    }
-    let mut deserializer = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
-    let wire = WireIn::deserialize(&mut deserializer).map_err(|error| other_version(bytes, error))?;
-    if wire.v != VERSION {
-        return Err(DecodeError::Version { version: wire.v });
-    }
-    let read = usize::try_from(deserializer.position()).unwrap_or(usize::MAX);
-    if read < bytes.len() {
-        return Err(DecodeError::TrailingBytes { count: bytes.len() - read });
-    }
-    Ok(wire)
-}
-
-/// Why a map does not have this version's layout: a later version may have changed everything but the version itself.
-fn other_version(bytes: &[u8], error: rmp_serde::decode::Error) -> DecodeError {
-    #[derive(Deserialize)]
-    struct Version {
-        v: u64,
-    }
-    match rmp_serde::from_slice::<Version>(bytes) {
-        Ok(Version { v }) if v != VERSION => DecodeError::Version { version: v },
-        _ => DecodeError::MessagePack(error),
-    }
-}
-
-fn validate_column(name: &Name, found: usize, expected: usize) -> Result<(), DecodeError> {
-    let why = match &**name {
-        "ts" | "host" => Some("a column of every table already"),
-        // DuckLake keeps them for the rows that it holds in the catalog.
-        "row_id" | "begin_snapshot" | "end_snapshot" => Some("reserved by the lake, choose another name"),
-        _ => None,
-    };
-    if let Some(why) = why {
-        return Err(DecodeError::ColumnName { column: name.clone(), why });
-    }
-    if found != expected {
-        return Err(DecodeError::ColumnLength { column: name.clone(), found, expected });
-    }
-    Ok(())
-}
-
-fn validate_finite(name: &Name, values: &[Option<f64>]) -> Result<(), DecodeError> {
-    match values.iter().position(|value| value.is_some_and(|v| !v.is_finite())) {
-        Some(row) => Err(DecodeError::NotFinite { column: name.clone(), row }),
-        None => Ok(()),
-    }
-}
-
-fn validate_texts<'a>(
-    name: &Name,
-    mut values: impl Iterator<Item = Option<&'a str>>,
-    limit: usize,
-) -> Result<(), DecodeError> {
-    match values.position(|value| value.is_some_and(|text| text.len() > limit)) {
-        Some(row) => Err(DecodeError::TextLength { column: name.clone(), row, limit }),
-        None => Ok(()),
+        let mut decoder = BatchDecoder::default();
+        Ok(decoder.decode(host, measurement, headers, payload)?.to_batch(host, measurement))
     }
 }

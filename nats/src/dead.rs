@@ -20,19 +20,19 @@ pub fn subject(group: &str) -> String {
     format!("plimsoll.dead.{group}")
 }
 
-/// The headers of a dead message; a `Nats-Msg-Id` makes publishing it again harmless.
+/// The headers of a dead message, whose own `Content-Encoding` is `encoding`; a `Nats-Msg-Id` makes publishing it again harmless.
 #[must_use]
 pub fn headers(
     group: &str,
     incarnation: crate::Incarnation,
     sequence: Sequence,
     stored_subject: &str,
-    original: Option<&HeaderMap>,
+    encoding: Option<&str>,
     reason: &(dyn std::error::Error + 'static),
 ) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Some(encoding) = original.and_then(|headers| headers.get(crate::batch::ENCODING_HEADER)) {
-        headers.insert(crate::batch::ENCODING_HEADER, header_text(encoding.as_str()).as_str());
+    if let Some(encoding) = encoding {
+        headers.insert(crate::batch::ENCODING_HEADER, header_text(encoding).as_str());
     }
     headers.insert(REASON_HEADER, header_text(&chain(reason)).as_str());
     headers.insert(SUBJECT_HEADER, header_text(stored_subject).as_str());

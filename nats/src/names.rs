@@ -33,8 +33,13 @@ pub struct HostId(Arc<str>);
 impl HostId {
     /// Checks and wraps a host id; fails when a character or the length is not allowed.
     pub fn parse(value: &str) -> Result<Self, NameError> {
+        Self::check(value).map(|()| Self(value.into()))
+    }
+
+    /// Checks a host id; fails when a character or the length is not allowed.
+    pub fn check(value: &str) -> Result<(), NameError> {
         let valid = (1..=MAX_HOST_BYTES).contains(&value.len()) && value.bytes().all(is_host_byte);
-        if valid { Ok(Self(value.into())) } else { Err(NameError::Host { value: excerpt(value) }) }
+        if valid { Ok(()) } else { Err(NameError::Host { value: excerpt(value) }) }
     }
 
     /// Makes a host id of a host name: other characters become `-`, and the result is cut at 64 bytes.
@@ -60,10 +65,15 @@ pub struct Name(Arc<str>);
 impl Name {
     /// Checks and wraps a name; fails when a character or the length is not allowed.
     pub fn parse(value: &str) -> Result<Self, NameError> {
+        Self::check(value).map(|()| Self(value.into()))
+    }
+
+    /// Checks a name; fails when a character or the length is not allowed.
+    pub fn check(value: &str) -> Result<(), NameError> {
         let valid = value.len() <= MAX_NAME_BYTES
             && value.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
             && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        if valid { Ok(Self(value.into())) } else { Err(NameError::Name { value: excerpt(value) }) }
+        if valid { Ok(()) } else { Err(NameError::Name { value: excerpt(value) }) }
     }
 }
 

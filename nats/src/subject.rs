@@ -95,9 +95,20 @@ pub enum SubjectError {
     Name(#[from] NameError),
 }
 
-impl MetricSubject {
+/// A [`MetricSubject`] that borrows its names from the subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricTokens<'a> {
+    /// The partition that the stream put the message into.
+    pub partition: PartitionId,
+    /// The host that the message speaks of, a valid [`HostId`].
+    pub host: &'a str,
+    /// The measurement that the message carries, a valid [`Name`].
+    pub measurement: &'a str,
+}
+
+impl<'a> MetricTokens<'a> {
     /// Takes a stored subject apart; fails on other subjects and on invalid names.
-    pub fn parse(subject: &str) -> Result<Self, SubjectError> {
+    pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
         let rest = subject.strip_prefix("plimsoll.p.").ok_or(SubjectError::Shape)?;
         let mut tokens = rest.split('.');
         let (Some(partition), Some(host), Some(measurement), None) =
@@ -106,6 +117,16 @@ impl MetricSubject {
             return Err(SubjectError::Shape);
         };
         let partition = partition.parse().ok().and_then(PartitionId::new).ok_or(SubjectError::Shape)?;
+        HostId::check(host)?;
+        Name::check(measurement)?;
+        Ok(Self { partition, host, measurement })
+    }
+}
+
+impl MetricSubject {
+    /// Takes a stored subject apart; fails on other subjects and on invalid names.
+    pub fn parse(subject: &str) -> Result<Self, SubjectError> {
+        let MetricTokens { partition, host, measurement } = MetricTokens::parse(subject)?;
         Ok(Self { partition, host: HostId::parse(host)?, measurement: Name::parse(measurement)? })
     }
 
