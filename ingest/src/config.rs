@@ -25,14 +25,15 @@ pub struct IngestConfig {
     /// Longest time between a sample's reading and its commit; default `60s`.
     #[serde(with = "humantime_serde")]
     pub commit_interval: Duration,
-    /// Rows at which a commit is due before that; default 200,000.
+    /// Rows at which a commit is due before that; default 1,000,000.
     pub commit_rows: NonZeroUsize,
     /// Memory of gathered messages at which a commit is due before that, in bytes and roughly; default 256 MiB, at most 512 MiB.
-    /// Twice that is held at most, besides [`crate::EVENTS_CAPACITY`] messages that wait and what DuckDB takes.
+    /// Twice that is held at most, besides what waits for being gathered ([`NatsConfig::pull_bytes`] and a half for each partition,
+    /// and [`plimsoll_nats::reader::YIELDED_BYTES`]) and what DuckDB takes ([`LakeConfig::memory_limit`]).
     pub commit_bytes: NonZeroUsize,
     /// How to reach the broker.
     pub nats: NatsConfig,
-    /// Where the lake is.
+    /// Where the lake is. [`LakeConfig::threads`] is 1 here by default.
     pub lake: LakeConfig,
 }
 
@@ -41,7 +42,7 @@ impl Default for IngestConfig {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 9301)),
             commit_interval: Duration::from_secs(60),
-            commit_rows: NonZeroUsize::new(200_000).expect("not zero"),
+            commit_rows: NonZeroUsize::new(1_000_000).expect("not zero"),
             commit_bytes: NonZeroUsize::new(256 * 1024 * 1024).expect("not zero"),
             nats: NatsConfig::default(),
             lake: LakeConfig::default(),
@@ -50,6 +51,12 @@ impl Default for IngestConfig {
 }
 
 impl IngestConfig {
+    /// The lake as ingest uses it: with one thread of DuckDB's unless told otherwise. Its threads wait for each other by turning in
+    /// circles, and ingest scales by members.
+    pub(crate) fn own_lake(&self) -> LakeConfig {
+        LakeConfig { threads: self.lake.threads.or(Some(1)), ..self.lake.clone() }
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits { interval: self.commit_interval, rows: self.commit_rows.get(), bytes: self.commit_bytes.get() }
     }

@@ -16,12 +16,16 @@ pub mod metrics;
 pub mod originals;
 pub mod source;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use plimsoll_lake::{LakeError, LakeWriter};
 use plimsoll_nats::{
-    Client, NatsConfig, batch::BatchDecoder, client::MemberId, dead::chain, partition_group::PartitionGroup,
-    reader::ReaderEvent, streams,
+    Client, NatsConfig, PartitionId, batch::BatchDecoder, client::MemberId, dead::chain, partition_group::PartitionGroup,
+    reader::ReaderEvent,
+    streams,
 };
 use plimsoll_service::ops::{self, Ops, Readiness};
 use tokio::{sync::mpsc, time::Instant};
@@ -39,9 +43,8 @@ pub use crate::{config::IngestConfig, error::IngestError};
 
 /// The group that ingest members form.
 pub const GROUP: &str = "ingest";
-/// Messages between the readers and the batcher. Enough to keep the batcher busy, and few because a message may have 1 MB, so that
-/// more of them would take more memory than the batches do.
-pub const EVENTS_CAPACITY: usize = 256;
+/// Messages between the readers and the batcher. Their bytes are bounded besides, by [`plimsoll_nats::reader::YIELDED_BYTES`].
+pub const EVENTS_CAPACITY: usize = 1024;
 /// Messages taken from there at a time.
 const EVENTS_AT_ONCE: usize = 64;
 /// Longest time that the end may take, from the shutdown on; the stream keeps what is not committed then.
@@ -85,8 +88,9 @@ pub async fn run_with(
     ops.readiness.clear("broker");
     ops.readiness.fail("lake", "opening");
     let tasks = TaskTracker::new();
-    let lake = config.lake.clone();
-    let writer = LakeThread::start(move || LakeWriter::open(&lake), &tasks);
+    let lake = config.own_lake();
+    let opened = lake.clone();
+    let writer = LakeThread::start(move || LakeWriter::open(&opened), &tasks);
     if !open_lake(&writer, &shutdown).await? {
         return Ok(());
     }
@@ -96,7 +100,7 @@ pub async fn run_with(
     tracing::info!(member.id = %member, catalog = config.lake.catalog_kind(), "ingest is running");
     // Cancelled by `shutdown`, and when a thread that works on the lake has ended: the partitions must go to another member.
     let stop = shutdown.child_token();
-    let start = LakeStart::new(config.lake.clone(), ops.readiness.clone(), &tasks);
+    let start = LakeStart::new(lake, ops.readiness.clone(), &tasks);
     let watching = tasks.spawn(start.clone().watch(stop.clone()));
     tasks.spawn(watch_broker(client.clone(), ops.readiness.clone(), stop.clone()));
     let group = PartitionGroup::new(&client, &config.nats, GROUP, member, start);
@@ -188,57 +192,81 @@ async fn gather(
     committer: &Committer,
     metrics: &Metrics,
 ) {
-    let mut batcher = Batcher::new(config.limits());
-    let mut decoder = BatchDecoder::default();
-    let mut arrived = VecDeque::new();
+    let mut gatherer = Gatherer::new(config, metrics.clone());
+    let mut waiting = VecDeque::with_capacity(EVENTS_AT_ONCE);
     let mut received = Vec::with_capacity(EVENTS_AT_ONCE);
     loop {
-        let due = batcher.due();
+        let (due, full) = (gatherer.batcher.due(), gatherer.batcher.is_full());
         tokio::select! {
             biased;
             // Hands over first: a full batch must not grow, and the slot is free again when the commit before has ended.
-            slot = committer.reserve(), if batcher.is_due(Instant::now()) => match slot {
-                Some(slot) => slot.send(batcher.take(committer.spare())),
+            slot = committer.reserve(), if gatherer.batcher.is_due(Instant::now()) => match slot {
+                Some(slot) => slot.send(gatherer.batcher.take(committer.spare())),
                 None => return,
             },
             () = committer.ended() => return,
-            count = events.recv_many(&mut received, EVENTS_AT_ONCE), if arrived.is_empty() && !batcher.is_full() => match count {
+            count = events.recv_many(&mut received, EVENTS_AT_ONCE), if waiting.is_empty() && !full => match count {
                 0 => break,
-                _ => arrived.extend(received.drain(..)),
+                _ => waiting.extend(received.drain(..)),
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
         }
-        while !batcher.is_full() && let Some(event) = arrived.pop_front() {
-            if batcher.must_commit_before(&event) {
-                committer.hand_over(batcher.take(committer.spare())).await;
+        while !gatherer.batcher.is_full() && let Some(event) = waiting.pop_front() {
+            if gatherer.batcher.must_commit_before(&event) {
+                committer.hand_over(gatherer.batcher.take(committer.spare())).await;
             }
-            accept(&mut batcher, &mut decoder, event, metrics);
+            gatherer.accept(event);
         }
-        metrics.pending_rows.set(i64::try_from(batcher.rows()).unwrap_or(i64::MAX));
+        gatherer.tell();
     }
-    if !batcher.is_empty() {
-        committer.hand_over(batcher.take(committer.spare())).await;
+    if !gatherer.batcher.is_empty() {
+        committer.hand_over(gatherer.batcher.take(committer.spare())).await;
     }
 }
 
-fn accept(batcher: &mut Batcher, decoder: &mut BatchDecoder, event: ReaderEvent, metrics: &Metrics) {
-    match event {
-        ReaderEvent::Started { partition, .. } => {
-            metrics.partition_started(partition);
-            batcher.start(partition);
-        }
-        ReaderEvent::Message(message) => {
-            metrics.message(&message);
-            let arrived = Arrived::from(&message);
-            if batcher.push(&arrived, arrived.decode(decoder)) {
-                batcher.acknowledge_with(message.partition, message.into_acker());
-            } else {
-                metrics.repeated.inc();
+/// Decodes events into the batcher.
+struct Gatherer {
+    batcher: Batcher,
+    decoder: BatchDecoder,
+    metrics: Metrics,
+    /// Messages read since the metrics were told, and what each partition still has.
+    read: u64,
+    pending: BTreeMap<PartitionId, u64>,
+}
+
+impl Gatherer {
+    fn new(config: &IngestConfig, metrics: Metrics) -> Self {
+        let (batcher, decoder) = (Batcher::new(config.limits()), BatchDecoder::default());
+        Self { batcher, decoder, metrics, read: 0, pending: BTreeMap::new() }
+    }
+
+    fn accept(&mut self, event: ReaderEvent) {
+        match event {
+            ReaderEvent::Started { partition, .. } => {
+                self.metrics.partition_started(partition);
+                self.batcher.start(partition);
+            }
+            ReaderEvent::Message(message) => {
+                self.read += 1;
+                self.pending.insert(message.partition, message.pending);
+                let arrived = Arrived::from(&message);
+                if self.batcher.push(&arrived, arrived.decode(&mut self.decoder)) {
+                    self.batcher.acknowledge_with(message.partition, message.into_acker());
+                } else {
+                    self.metrics.repeated.inc();
+                }
+            }
+            ReaderEvent::Stopped { partition } => {
+                self.pending.remove(&partition);
+                self.metrics.partition_stopped(partition);
+                self.batcher.stop(partition);
             }
         }
-        ReaderEvent::Stopped { partition } => {
-            metrics.partition_stopped(partition);
-            batcher.stop(partition);
-        }
+    }
+
+    fn tell(&mut self) {
+        self.metrics.read(std::mem::take(&mut self.read), &self.pending);
+        self.pending.clear();
+        self.metrics.pending_rows.set(i64::try_from(self.batcher.rows()).unwrap_or(i64::MAX));
     }
 }

@@ -1,7 +1,9 @@
 //! What ingest tells about itself on `/metrics`.
 
+use std::collections::BTreeMap;
+
 use plimsoll_lake::CommitReport;
-use plimsoll_nats::{PartitionId, reader::StoredMessage};
+use plimsoll_nats::PartitionId;
 use plimsoll_service::ops::Ops;
 use prometheus_client::metrics::{
     counter::Counter,
@@ -90,10 +92,13 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn message(&self, message: &StoredMessage) {
-        self.messages.inc();
-        let pending = i64::try_from(message.pending).unwrap_or(i64::MAX);
-        self.lag_messages.get_or_create(&labels(message.partition)).set(pending);
+    /// Tells of messages that were read, and how many each partition still has for this member.
+    pub(crate) fn read(&self, messages: u64, pending: &BTreeMap<PartitionId, u64>) {
+        self.messages.inc_by(messages);
+        for (partition, pending) in pending {
+            let pending = i64::try_from(*pending).unwrap_or(i64::MAX);
+            self.lag_messages.get_or_create(&labels(*partition)).set(pending);
+        }
     }
 
     pub(crate) fn partition_started(&self, partition: PartitionId) {

@@ -1,6 +1,6 @@
 //! The connection to the broker.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use async_nats::{ConnectOptions, jetstream};
 use secrecy::{ExposeSecret, SecretString};
@@ -25,6 +25,9 @@ pub struct NatsConfig {
     pub replicas: usize,
     /// Size of `METRICS` in bytes past which the oldest samples go; default what the stream has, for a new one 10 GiB.
     pub metrics_max_bytes: Option<i64>,
+    /// Bytes of messages that the reader of a partition asks for at a time; default 2 MiB. It holds half as much again at most, and
+    /// asks for as much as the largest message takes at least.
+    pub pull_bytes: NonZeroUsize,
 }
 
 impl Default for NatsConfig {
@@ -37,6 +40,7 @@ impl Default for NatsConfig {
             credentials_file: None,
             replicas: 1,
             metrics_max_bytes: None,
+            pull_bytes: NonZeroUsize::new(2 * 1024 * 1024).expect("not zero"),
         }
     }
 }

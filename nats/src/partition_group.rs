@@ -17,7 +17,7 @@ use crate::{
     Client, NatsConfig, PartitionId,
     client::MemberId,
     members::Membership,
-    reader::{PartitionReader, ReaderEvent, StartSource},
+    reader::{PartitionReader, ReaderEvent, Room, StartSource},
     subject::PARTITIONS,
 };
 
@@ -62,12 +62,13 @@ pub struct PartitionGroup<S> {
     group: &'static str,
     member: MemberId,
     start: S,
+    room: Room,
 }
 
 impl<S: StartSource> PartitionGroup<S> {
     /// A member of `group`; `start` says where a partition's reader begins.
     pub fn new(client: &Client, config: &NatsConfig, group: &'static str, member: MemberId, start: S) -> Self {
-        Self { client: client.clone(), config: config.clone(), group, member, start }
+        Self { client: client.clone(), config: config.clone(), group, member, start, room: Room::default() }
     }
 
     /// Joins the group and sends what the assigned partitions' readers yield into `events`, until `shutdown`.
@@ -134,7 +135,8 @@ impl<S: StartSource> PartitionGroup<S> {
         events: &mpsc::Sender<ReaderEvent>,
         tracker: &TaskTracker,
     ) -> RunningReader {
-        let reader = PartitionReader::new(&self.client, &self.config, self.group, partition, self.start.clone());
+        let (start, room) = (self.start.clone(), self.room.clone());
+        let reader = PartitionReader::new(&self.client, &self.config, self.group, partition, start, room);
         let stop = CancellationToken::new();
         let (events, stopped) = (events.clone(), stop.clone());
         let task = tracker.spawn(async move {

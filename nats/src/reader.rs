@@ -9,7 +9,7 @@
 //!
 //! Sequences rise strictly between two [`ReaderEvent::Started`]; redeliveries within are dropped.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
@@ -18,7 +18,7 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,8 +39,12 @@ const PULL_EXPIRES: Duration = Duration::from_secs(3);
 pub const PIN_TIMEOUT: Duration = Duration::from_secs(7);
 /// Longer than any commit takes: a redelivery is only wasted work, since a new owner begins from the position anyway.
 const ACK_WAIT: Duration = Duration::from_secs(600);
-/// Messages asked for in one pull.
+/// Messages asked for in one pull, unless [`NatsConfig::pull_bytes`] are fewer.
 const PULL_MESSAGES: usize = 1000;
+/// What a message takes besides its headers and payload, in the broker's count for a pull.
+const ENVELOPE_BYTES: usize = 64 * 1024;
+/// Bytes of messages that the readers of a group have yielded and that are not dropped yet; they wait for room for more.
+pub const YIELDED_BYTES: usize = 16 * 1024 * 1024;
 /// Pause before a reader tries again after the broker refused or vanished.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a reader that has had no message yet looks whether another client gets them.
@@ -108,6 +112,7 @@ pub struct StoredMessage {
     /// How many messages the broker still holds for the reader after this one.
     pub pending: u64,
     message: jetstream::Message,
+    _room: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for StoredMessage {
@@ -146,6 +151,23 @@ impl StoredMessage {
     }
 }
 
+/// Room for what the readers of a group have yielded, [`YIELDED_BYTES`] at most.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(YIELDED_BYTES)))
+    }
+}
+
+impl Room {
+    async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let bytes = u32::try_from(bytes.min(YIELDED_BYTES)).expect("the limit fits into 32 bits");
+        Arc::clone(&self.0).acquire_many_owned(bytes).await.expect("nobody closes it")
+    }
+}
+
 /// Acknowledges a message and all before it in its partition.
 pub struct Acker(jetstream::message::Acker);
 
@@ -176,6 +198,7 @@ pub struct PartitionReader<S> {
     group: &'static str,
     partition: PartitionId,
     start: S,
+    room: Room,
     /// The pin that this reader got last.
     pin: Option<String>,
 }
@@ -219,9 +242,16 @@ enum SessionEnd {
 }
 
 impl<S: StartSource> PartitionReader<S> {
-    /// A reader of `partition` for a member of `group`.
-    pub fn new(client: &Client, config: &NatsConfig, group: &'static str, partition: PartitionId, start: S) -> Self {
-        Self { client: client.clone(), config: config.clone(), group, partition, start, pin: None }
+    /// A reader of `partition` for a member of `group`, whose readers share the room for what they have yielded.
+    pub fn new(
+        client: &Client,
+        config: &NatsConfig,
+        group: &'static str,
+        partition: PartitionId,
+        start: S,
+        room: Room,
+    ) -> Self {
+        Self { client: client.clone(), config: config.clone(), group, partition, start, room, pin: None }
     }
 
     /// Reads until `stop`, then gives the partition back to the broker.
@@ -357,7 +387,8 @@ impl<S: StartSource> PartitionReader<S> {
             }
             last = sequence;
             let (partition, incarnation) = (self.partition, taken.incarnation);
-            let stored = StoredMessage { partition, incarnation, sequence, stored_ms, pending, message };
+            let _room = self.room.take(message.length).await;
+            let stored = StoredMessage { partition, incarnation, sequence, stored_ms, pending, message, _room };
             if events.send(ReaderEvent::Message(stored)).await.is_err() {
                 return Ok(SessionEnd::Stop);
             }
@@ -365,11 +396,14 @@ impl<S: StartSource> PartitionReader<S> {
     }
 
     async fn messages(&self, consumer: &PullConsumer) -> Result<pull::Stream, SessionError> {
+        let largest = self.client.nats.server_info().max_payload;
         consumer
             .stream()
             .group(self.group)
             .expires(PULL_EXPIRES)
             .max_messages_per_batch(PULL_MESSAGES)
+            // A larger message than asked for would never come.
+            .max_bytes_per_batch(self.config.pull_bytes.get().max(largest + ENVELOPE_BYTES))
             .messages()
             .await
             .map_err(|error| SessionError::Pull(error.into()))

@@ -72,7 +72,7 @@ fn value() -> BoxedStrategy<Vec<u8>> {
         Just(vec![0xc0]),
         Just(vec![0xc2]),
         Just(vec![0xc3]),
-        any::<u8>().prop_filter_map("a number in a byte", |byte| (byte < 0x80 || byte >= 0xe0).then(|| vec![byte])),
+        any::<u8>().prop_filter_map("a number in a byte", |byte| (!(0x80..0xe0).contains(&byte)).then(|| vec![byte])),
         any::<f32>().prop_map(|v| [&[0xca][..], &v.to_be_bytes()].concat()),
         any::<f64>().prop_map(|v| [&[0xcb][..], &v.to_be_bytes()].concat()),
         any::<u64>().prop_map(|v| [&[0xcf][..], &v.to_be_bytes()].concat()),

@@ -250,8 +250,8 @@ impl Texts {
 /// Texts that repeat.
 #[derive(Debug, Default)]
 pub(super) struct Dictionary {
-    pub(super) ids: Vec<u32>,
-    pub(super) texts: Vec<Arc<str>>,
+    ids: Vec<u32>,
+    texts: Vec<Arc<str>>,
     by_text: HashMap<Arc<str>, u32>,
 }
 
@@ -280,15 +280,6 @@ impl Dictionary {
 
     pub(super) fn get(&self, at: usize) -> &str {
         &self.texts[self.ids[at] as usize]
-    }
-
-    /// The place of each text in their order.
-    pub(super) fn ranks(&self) -> Vec<u64> {
-        let mut order: Vec<usize> = (0..self.texts.len()).collect();
-        order.sort_unstable_by_key(|id| &self.texts[*id]);
-        let mut ranks = vec![0; order.len()];
-        order.into_iter().zip(0..).for_each(|(id, rank)| ranks[id] = rank);
-        ranks
     }
 
     pub(super) fn clear(&mut self) {

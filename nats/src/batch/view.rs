@@ -146,14 +146,14 @@ impl<'a> BatchView<'a> {
     /// The tags by name, each as long as there are rows.
     pub fn tags(&self) -> impl ExactSizeIterator<Item = TagView<'a>> + use<'a> {
         let Self { bytes, layout, .. } = *self;
-        layout.tags.iter().map(move |tag| TagView { name: tag.name.of(bytes), bytes, cells: tag.cells(layout) })
+        layout.tags.iter().map(move |tag| TagView { name: tag.name.text(bytes), bytes, cells: tag.cells(layout) })
     }
 
     /// The fields by name, each as long as there are rows.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = FieldView<'a>> + use<'a> {
         let Self { bytes, layout, .. } = *self;
         layout.fields.iter().map(move |field| FieldView {
-            name: field.name.of(bytes),
+            name: field.name.text(bytes),
             field_type: field.field_type.expect("fields of no type are left out"),
             bytes,
             cells: field.cells(layout),
@@ -186,15 +186,15 @@ impl<'a> BatchView<'a> {
             return Err(DecodeError::Columns { tags: tags.len(), fields: fields.len() });
         }
         for tag in tags {
-            let name = tag.name.of(bytes);
+            let name = tag.name.bytes(bytes);
             validate_column(tag, name, rows)?;
-            if fields.binary_search_by_key(&name, |field| field.name.of(bytes)).is_ok() {
+            if fields.binary_search_by_key(&name, |field| field.name.bytes(bytes)).is_ok() {
                 return Err(DecodeError::ColumnName { column: owned(name), why: "both a tag and a field" });
             }
             validate_values(tag.cells(layout), name, MAX_TAG_BYTES)?;
         }
         for field in fields {
-            let name = field.name.of(bytes);
+            let name = field.name.bytes(bytes);
             validate_column(field, name, rows)?;
             validate_values(field.cells(layout), name, MAX_TEXT_BYTES)?;
         }
@@ -202,15 +202,16 @@ impl<'a> BatchView<'a> {
     }
 }
 
-fn owned(name: &str) -> Name {
-    Name::parse(name).expect("names were checked when they were read")
+fn owned(name: &[u8]) -> Name {
+    let name = std::str::from_utf8(name).ok().and_then(|name| Name::parse(name).ok());
+    name.expect("names were checked when they were read")
 }
 
-fn validate_column(column: &ColumnLayout, name: &str, rows: usize) -> Result<(), DecodeError> {
+fn validate_column(column: &ColumnLayout, name: &[u8], rows: usize) -> Result<(), DecodeError> {
     let why = match name {
-        "ts" | "host" => Some("a column of every table already"),
+        b"ts" | b"host" => Some("a column of every table already"),
         // DuckLake keeps them for the rows that it holds in the catalog.
-        "row_id" | "begin_snapshot" | "end_snapshot" => Some("reserved by the lake, choose another name"),
+        b"row_id" | b"begin_snapshot" | b"end_snapshot" => Some("reserved by the lake, choose another name"),
         _ => None,
     };
     if let Some(why) = why {
@@ -222,7 +223,7 @@ fn validate_column(column: &ColumnLayout, name: &str, rows: usize) -> Result<(),
     Ok(())
 }
 
-fn validate_values(cells: &[Cell], name: &str, limit: usize) -> Result<(), DecodeError> {
+fn validate_values(cells: &[Cell], name: &[u8], limit: usize) -> Result<(), DecodeError> {
     for (row, cell) in cells.iter().enumerate() {
         match cell {
             Cell::Float(value) if !value.is_finite() => {
@@ -242,7 +243,7 @@ impl<'a> TagView<'a> {
     pub fn values(&self) -> impl ExactSizeIterator<Item = &'a str> + use<'a> {
         let bytes = self.bytes;
         self.cells.iter().map(move |cell| match cell {
-            Cell::Text(text) => text.of(bytes),
+            Cell::Text(text) => text.text(bytes),
             _ => unreachable!("tags are read as texts"),
         })
     }
@@ -271,7 +272,7 @@ impl<'a> FieldView<'a> {
     /// The value of each row where the field is of texts; nil else.
     pub fn texts(&self) -> impl ExactSizeIterator<Item = Option<&'a str>> + use<'a> {
         let bytes = self.bytes;
-        self.cells.iter().map(move |cell| if let Cell::Text(text) = cell { Some(text.of(bytes)) } else { None })
+        self.cells.iter().map(move |cell| if let Cell::Text(text) = cell { Some(text.text(bytes)) } else { None })
     }
 
     fn to_column(self) -> Column {
