@@ -50,7 +50,8 @@ impl Originals {
         self.bytes.extend_from_slice(message.subject.as_bytes());
         let subject_end = self.bytes.len();
         let encoding_end = message.encoding().map(|encoding| {
-            let shown = encoding.floor_char_boundary(MAX_HEADER_BYTES);
+            let longest = MAX_HEADER_BYTES.min(encoding.len());
+            let shown = (0..=longest).rev().find(|end| encoding.is_char_boundary(*end)).unwrap_or(0);
             self.bytes.extend_from_slice(&encoding.as_bytes()[..shown]);
             self.bytes.len()
         });

@@ -158,11 +158,12 @@ impl Harness {
         let path = "/api/stats/web-1?measurement=cpu&field=usage_percent&from=-1d";
         let response = self.get(path).await;
         if response.status() == StatusCode::NOT_FOUND {
-            eprintln!("DIAG 404 {}", response.text().await.unwrap());
             return 0;
         }
-        let stats: Value = response.json().await.expect("JSON");
-        if stats["series"][0]["count"].is_null() { eprintln!("DIAG {stats}"); }
+        // An error is no count, and must not be taken for none.
+        let (status, body) = (response.status(), response.text().await.expect("a body"));
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let stats: Value = serde_json::from_str(&body).expect("JSON");
         stats["series"][0]["count"].as_u64().unwrap_or(0)
     }
 
