@@ -34,7 +34,8 @@ Configuration (a TOML key, and the variable that overrides it):
   temp_limit       PLIMSOLL_LAKE__TEMP_LIMIT         Most disk that DuckDB takes besides  [10GB]
   extensions_dir   PLIMSOLL_LAKE__EXTENSIONS_DIR     Folder of the DuckDB extensions
   [lake.s3]
-  endpoint, access_key_id, secret_access_key, region, use_ssl, url_style    PLIMSOLL_LAKE__S3__ENDPOINT, …";
+  endpoint, access_key_id, secret_access_key, region, use_ssl, url_style    PLIMSOLL_LAKE__S3__ENDPOINT, …
+  timeout          PLIMSOLL_LAKE__S3__TIMEOUT        Longest wait for an answer of the store, of four  [30s]";
 
 fn main() -> ExitCode {
     let args = Args::parse();

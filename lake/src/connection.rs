@@ -93,7 +93,11 @@ impl Lake {
                 .context("load a DuckDB extension")?;
         }
         match &config.s3 {
-            Some(s3) => self.create_s3_secret(s3),
+            Some(s3) => {
+                let timeout = format!("SET http_timeout = {}", s3.timeout.as_secs());
+                self.connection.execute_batch(&timeout).context("set the timeout of the S3 store")?;
+                self.create_s3_secret(s3)
+            }
             None => Ok(()),
         }
     }
