@@ -106,10 +106,10 @@ impl Fleet {
         self.grow(self.members.len() + 1);
     }
 
-    /// Waits until each partition is read by one member and no member reads more than its share. Returns how long that took.
-    pub async fn settled(&self) -> Duration {
+    /// Waits until the members share all partitions evenly; `since` is when they changed.
+    pub async fn settled(&self, since: Instant) {
         let members: Vec<&Member> = self.members.iter().collect();
-        settled(&members).await
+        settled(&members, since).await;
     }
 
     /// The one value that `sql` yields; none while the lake or a table can't be read.
@@ -172,9 +172,8 @@ impl Fleet {
     }
 }
 
-/// Waits until these members share all partitions evenly. Returns how long that took.
-pub async fn settled(members: &[&Member]) -> Duration {
-    let started = Instant::now();
+/// Waits until each partition is read by one of these members and none reads more than its share; `since` is when they changed.
+pub async fn settled(members: &[&Member], since: Instant) {
     let share = usize::from(PARTITIONS).div_ceil(members.len());
     eventually("partitions to be shared", LIMIT, async || {
         let mut read = BTreeSet::new();
@@ -187,7 +186,6 @@ pub async fn settled(members: &[&Member]) -> Duration {
         (read.len() == usize::from(PARTITIONS) && readings == read.len()).then_some(())
     })
     .await;
-    let taken = started.elapsed();
+    let taken = since.elapsed();
     assert!(chaos().is_none() || taken <= SETTLED_WITHIN, "partitions were shared after {taken:?}");
-    taken
 }

@@ -40,15 +40,16 @@ async fn a_member_that_sleeps_past_its_pin_wakes_and_tries_to_commit() {
     // Longer than elsewhere: a sleeper has nearly always gathered something.
     let mut fleet = fleet.with("PLIMSOLL_INGEST__COMMIT_INTERVAL", "2s");
     fleet.grow(4);
-    fleet.settled().await;
+    fleet.settled(Instant::now()).await;
     fleet.works(&publisher).await;
     let (started, mut naps) = (Instant::now(), 0);
     while naps < 2 || started.elapsed() < length(Duration::ZERO) {
         random_moment(&mut random, Duration::from_secs(2)).await;
         let sleeper = fleet.members.swap_remove(random.random_range(0..4));
+        let asleep = Instant::now();
         sleeper.pause();
         let others: Vec<&Member> = fleet.members.iter().collect();
-        settled(&others).await;
+        settled(&others, asleep).await;
         random_moment(&mut random, PIN_TIMEOUT).await;
         fleet.works(&publisher).await;
         sleeper.resume();

@@ -1,5 +1,7 @@
 //! From one member to four and back while data flows.
 
+use std::time::{Duration, Instant};
+
 use plimsoll_testkit::{LakePlace, Servers, TestCluster};
 
 use crate::{fleet::Fleet, publisher::Publisher};
@@ -10,11 +12,13 @@ async fn one_to_four_members_and_back() {
     let client = cluster.client().await;
     let publisher = Publisher::start(client.clone());
     let mut fleet = Fleet::new(&cluster.config(), client, LakePlace::fleet(&servers));
-    let mut longest = std::time::Duration::ZERO;
+    let mut longest = Duration::ZERO;
     for members in [1, 2, 4, 3, 1] {
+        let started = Instant::now();
         fleet.grow(members);
         fleet.shrink(members).await;
-        let taken = fleet.settled().await;
+        fleet.settled(started).await;
+        let taken = started.elapsed();
         println!("{members} members share the partitions after {} ms", taken.as_millis());
         longest = longest.max(taken);
         fleet.works(&publisher).await;
