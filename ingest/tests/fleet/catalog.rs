@@ -23,10 +23,10 @@ async fn postgresql_is_restarted_in_the_middle_of_commits() {
     let place = LakePlace::on(&postgres, &servers.s3);
     // Commits follow one another, so that a restart finds some under way.
     let mut fleet = Fleet::new(&server.config(), client, place).with("PLIMSOLL_INGEST__COMMIT_INTERVAL", "100ms");
-    fleet.grow(4);
+    fleet.grow(2);
     fleet.works(&publisher).await;
     let (started, mut restarts) = (Instant::now(), 0);
-    while restarts < 3 || started.elapsed() < length(Duration::ZERO) {
+    while restarts < 3 || started.elapsed() < length() {
         random_moment(&mut random, Duration::from_secs(2)).await;
         match restarts % 3 {
             0 => postgres.crash().await,
@@ -58,7 +58,7 @@ async fn the_catalogs_answers_to_commits_are_lost() {
     fleet.grow(2);
     fleet.works(&publisher).await;
     let (started, mut cuts) = (Instant::now(), 0);
-    while cuts < 5 || started.elapsed() < length(Duration::ZERO) {
+    while cuts < 3 || started.elapsed() < length() {
         random_moment(&mut random, Duration::from_secs(1)).await;
         proxy.swallow(Swallow::Answers);
         random_moment(&mut random, Duration::from_millis(500)).await;
@@ -99,7 +99,7 @@ async fn another_process_holds_the_sqlite_catalog() {
     fleet.works(&publisher).await;
     let started = Instant::now();
     let mut times = 0;
-    while times < 1 || started.elapsed() < length(Duration::ZERO) {
+    while times < 1 || started.elapsed() < length() {
         let holder = hold(folder.path().join("catalog.sqlite").to_str().expect("text"));
         told(&fleet, "commit").await;
         holder.kill();

@@ -94,7 +94,7 @@ async fn starves(fleet: &mut Fleet) {
     let told = async || member.not_ready().await.filter(|reasons| reasons.contains("commit"));
     println!("{}", eventually("the fault to be told", LIMIT, told).await);
     let before = fleet.rows();
-    tokio::time::sleep(length(Duration::from_secs(3))).await;
+    tokio::time::sleep(Duration::from_secs(1) + length()).await;
     assert!(!fleet.members[0].has_ended() && !fleet.members[0].is_ready().await);
     assert_eq!(fleet.rows(), before, "nothing becomes visible");
 }

@@ -22,15 +22,15 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// Pause between looks at a lake that others work on.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long a fault lasts or is repeated, where `make chaos` says so.
-fn chaos() -> Option<Duration> {
+/// How long members are killed, where `make chaos` says so.
+pub fn chaos() -> Option<Duration> {
     let seconds = std::env::var("PLIMSOLL_CHAOS_SECONDS").ok()?;
     Some(Duration::from_secs(seconds.parse().expect("PLIMSOLL_CHAOS_SECONDS: expected a number of seconds")))
 }
 
-/// How long a fault goes on: as `make chaos` says, or else `short`.
-pub fn length(short: Duration) -> Duration {
-    chaos().unwrap_or(short)
+/// How long a fault goes on, beyond the one time that is always: a quarter of what `make chaos` says for kills.
+pub fn length() -> Duration {
+    chaos().unwrap_or_default() / 4
 }
 
 /// Randomness that a failed test can be repeated with.
@@ -132,8 +132,14 @@ impl Fleet {
 
     /// Waits until the lake holds so many rows.
     pub async fn holds(&mut self, rows: i64) {
+        self.holds_in("lake.known", rows).await;
+    }
+
+    /// Waits until a table of the lake holds so many rows.
+    pub async fn holds_in(&mut self, table: &str, rows: i64) {
+        let sql = format!("SELECT count(*) FROM {table}");
         eventually("the rows", LIMIT, async || {
-            if self.rows() >= rows {
+            if self.number(&sql).unwrap_or(0) >= rows {
                 return Some(());
             }
             tokio::time::sleep(LOOK).await;

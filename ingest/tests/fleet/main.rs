@@ -5,6 +5,7 @@
 
 mod brokers;
 mod catalog;
+mod cost;
 mod disk;
 mod fleet;
 mod member;

@@ -1,6 +1,6 @@
 //! Real ingest processes.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::Command, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, process::Command};
 
 use plimsoll_testkit::{Process, http, ports};
 use rustix::process::Signal;
@@ -82,10 +82,5 @@ impl Member {
         let Some((_, text)) = http::get(self.http, "/metrics").await else { return 0.0 };
         let of = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
         text.lines().find_map(of).unwrap_or(0.0)
-    }
-
-    /// Processor time that the member has taken.
-    pub fn cpu(&self) -> Duration {
-        self.process.cpu()
     }
 }

@@ -7,7 +7,7 @@ use plimsoll_testkit::{LakePlace, Servers, TestCluster};
 use rand::RngExt;
 
 use crate::{
-    fleet::{Fleet, LIMIT, length, random_moment, seeded, settled},
+    fleet::{Fleet, LIMIT, chaos, length, random_moment, seeded, settled},
     member::Member,
     publisher::Publisher,
 };
@@ -22,8 +22,8 @@ async fn random_members_are_killed_every_few_seconds() {
     fleet.grow(4);
     fleet.works(&publisher).await;
     let (started, mut kills) = (Instant::now(), 0);
-    while started.elapsed() < length(Duration::from_secs(10)) {
-        random_moment(&mut random, Duration::from_secs(5)).await;
+    while started.elapsed() < chaos().unwrap_or(Duration::from_secs(8)) {
+        random_moment(&mut random, Duration::from_secs(4)).await;
         fleet.replace(random.random_range(0..4));
         kills += 1;
     }
@@ -43,14 +43,14 @@ async fn a_member_that_sleeps_past_its_pin_wakes_and_tries_to_commit() {
     fleet.settled(Instant::now()).await;
     fleet.works(&publisher).await;
     let (started, mut naps) = (Instant::now(), 0);
-    while naps < 2 || started.elapsed() < length(Duration::ZERO) {
+    while naps < 1 || started.elapsed() < length() {
         random_moment(&mut random, Duration::from_secs(2)).await;
         let sleeper = fleet.members.swap_remove(random.random_range(0..4));
         let asleep = Instant::now();
         sleeper.pause();
         let others: Vec<&Member> = fleet.members.iter().collect();
         settled(&others, asleep).await;
-        random_moment(&mut random, PIN_TIMEOUT).await;
+        random_moment(&mut random, length().min(PIN_TIMEOUT)).await;
         fleet.works(&publisher).await;
         sleeper.resume();
         eventually("the sleeper to be at work again", LIMIT, async || {

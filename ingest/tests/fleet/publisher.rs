@@ -9,11 +9,11 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use plimsoll_nats::{Batch, Client, async_nats::HeaderMap, subject};
+use plimsoll_nats::{Batch, Client, Column, async_nats::HeaderMap, subject};
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::known_batch;
+use crate::support::{known_batch, name};
 
 /// Enough for every partition to have some.
 pub const HOSTS: usize = 64;
@@ -57,9 +57,21 @@ async fn publish(client: Client, stop: CancellationToken, rows_a_host: Arc<Atomi
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        join_all((0..HOSTS).map(|host| store(&client, known_batch(host, first, ROWS_A_BATCH)))).await;
+        join_all((0..HOSTS).map(|host| store(&client, batch(host, first)))).await;
         rows_a_host.fetch_add(ROWS_A_BATCH, Ordering::Relaxed);
     }
+}
+
+/// Known rows; those of every other second have a field that is new, so that faults meet commits that add a column.
+fn batch(host: usize, first: i64) -> Batch {
+    const ROWS_A_COLUMN: i64 = 8 * ROWS_A_BATCH;
+    const MAX_COLUMNS: i64 = 200;
+    let mut batch = known_batch(host, first, ROWS_A_BATCH);
+    let column = first / ROWS_A_COLUMN;
+    if first % ROWS_A_COLUMN == 0 && column < MAX_COLUMNS {
+        batch.fields.insert(name(&format!("added_{column}")), Column::Integer(vec![Some(1); batch.times.len()]));
+    }
+    batch
 }
 
 /// Publishes a batch until the broker says that it has it. By its id the broker knows a repeated one.

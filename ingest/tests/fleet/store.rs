@@ -29,7 +29,7 @@ async fn with_fault(fault: S3Fault, timeout: &str, what: &str) {
             eventually("the store's fault to be told", LIMIT, told).await;
         }
     }
-    tokio::time::sleep(length(Duration::from_secs(3))).await;
+    tokio::time::sleep(Duration::from_secs(1) + length()).await;
     proxy.set(S3Fault::Nothing);
     fleet.works(&publisher).await;
     for member in &fleet.members {
