@@ -182,6 +182,24 @@ impl Lake {
     }
 }
 
+impl Drop for Lake {
+    /// Closes DuckDB where that is safe. Where a PostgreSQL catalog was lost in the middle of a transaction, an attached lake would keep
+    /// this DuckDB in memory, with its threads, though nobody has it any more; and a DuckDB that a fatal error has left with an open
+    /// transaction would end the process on its way out, so that one is left behind instead.
+    fn drop(&mut self) {
+        let _ = self.connection.execute_batch("ROLLBACK");
+        let is_last = Arc::strong_count(&self.spill) == 1;
+        let fatal = |error: duckdb::Error| error.to_string().contains("database has been invalidated");
+        let is_broken = self.connection.execute_batch("SELECT 1").is_err_and(fatal);
+        if is_broken && let Ok(other) = Connection::open_in_memory() {
+            std::mem::forget(std::mem::replace(&mut self.connection, other));
+        } else if is_last {
+            // Fails when the lake was not attached.
+            let _ = self.connection.execute_batch(&format!("DETACH {LAKE}"));
+        }
+    }
+}
+
 /// Waits a random part of a span that grows with the attempt, before a transaction is tried again.
 pub(crate) fn pause(attempt: u32) {
     const MAX: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ mod cluster;
 pub mod http;
 mod place;
 pub mod ports;
-mod postgres;
+pub mod postgres;
 mod process;
 mod s3;
 mod s3_proxy;
