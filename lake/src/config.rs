@@ -8,6 +8,8 @@ use std::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::LakeError;
+
 /// How to reach the lake.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -151,6 +153,20 @@ fn default_url_style() -> String {
 
 fn default_timeout() -> Duration {
     Duration::from_secs(30)
+}
+
+/// A secret as configured, or from its file.
+pub(crate) fn read_secret(
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+) -> Result<Option<SecretString>, LakeError> {
+    match (value, file) {
+        (Some(value), _) => Ok(Some(value.clone())),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Some(SecretString::from(text.trim_end().to_owned())))
+            .map_err(|source| LakeError::File { path: path.to_owned(), source }),
+        (None, None) => Ok(None),
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use plimsoll_nats::testing::{Proxy, Swallow, TestServer, eventually};
-use plimsoll_testkit::{LakePlace, Process, Servers, TestPostgres};
+use plimsoll_testkit::{LakePlace, PostgresProxy, Process, Servers, TestPostgres};
 use tempfile::TempDir;
 
 use crate::{
@@ -43,8 +43,31 @@ async fn postgresql_is_restarted_in_the_middle_of_commits() {
         .settle();
 }
 
+/// The worst moment: PostgreSQL has committed, and nobody hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_catalogs_answers_to_commits_are_lost() {
+    let (servers, server) = tokio::join!(Servers::shared(), TestServer::start());
+    let client = server.client().await;
+    let proxy = PostgresProxy::start(servers.postgres.port()).await;
+    let publisher = Publisher::start(client.clone());
+    let place = LakePlace::fleet(&servers);
+    let through_proxy = place.clone().with_catalog_port(proxy.port);
+    let mut fleet = Fleet::new(&server.config(), client, place).with_place_of_members(&through_proxy);
+    fleet.grow(2);
+    fleet.works(&publisher).await;
+    let started = Instant::now();
+    while proxy.lost() < 5 || started.elapsed() < length() {
+        let before = proxy.lost();
+        proxy.lose_next_commit();
+        eventually("a commit", LIMIT, async || (proxy.lost() > before).then_some(())).await;
+        fleet.works(&publisher).await;
+    }
+    let what = format!("PostgreSQL commits and its answer is lost, {} times", proxy.lost());
+    fleet.account(&what, publisher).await.settle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_the_catalog_are_cut_at_any_moment() {
     let (servers, server) = tokio::join!(Servers::shared(), TestServer::start());
     let client = server.client().await;
     let mut random = seeded();
@@ -66,7 +89,7 @@ async fn the_catalogs_answers_to_commits_are_lost() {
         fleet.works(&publisher).await;
         cuts += 1;
     }
-    fleet.account(&format!("PostgreSQL's answers lost and connections cut, {cuts} times"), publisher).await.settle();
+    fleet.account(&format!("PostgreSQL falls silent and connections are cut, {cuts} times"), publisher).await.settle();
 }
 
 #[tokio::test(flavor = "multi_thread")]
