@@ -12,6 +12,8 @@ ARGS ?=
 PROFILE ?= release
 # How long `make bench-agent` measures each thing.
 BENCH_SECONDS ?= 60
+# How long `make chaos` kills members; other faults go on for a quarter of that.
+CHAOS_SECONDS ?= 60
 CARGO ?= cargo
 
 # $(call stage,heading): says what comes next, so that a failure is under its heading.
@@ -26,6 +28,11 @@ tools: ## Fetch libduckdb, its extensions and nats-server, once
 	@command -v python3 >/dev/null || { echo 'This machine lacks python3: Debian packages python3 and python3-pip' >&2; exit 1; }
 	scripts/fetch-tools
 
+.PHONY: test-tools
+test-tools: ## Fetch also what tests run, once; needs PostgreSQL
+	@command -v python3 >/dev/null || { echo 'This machine lacks python3: Debian packages python3 and python3-pip' >&2; exit 1; }
+	scripts/fetch-tools --tests
+
 .PHONY: build
 build: ## Build all binaries; PROFILE=dist for what is shipped; needs `make tools` once
 	@cargo build --profile '$(PROFILE)' --locked --workspace --bins
@@ -35,7 +42,7 @@ up: tools build ## Build and run everything on this machine; ARGS="…" goes to 
 	@exec '$(TARGET_DIR)/$(PROFILE)/plimsoll' up $(ARGS)
 
 .PHONY: test
-test: tools ## Run every check that CI runs
+test: test-tools ## Run every check that CI runs
 	@$(call stage,Format)
 	cargo fmt --all --check
 	$(call stage,Scripts and deployment files)
@@ -55,6 +62,22 @@ test: tools ## Run every check that CI runs
 	$(call stage,Tests)
 	cargo test --locked --workspace
 	printf '\nAll checks passed.\n'
+
+# Tests one by one, so that each fault has the machine, and by what is shipped.
+CHAOS := cargo test --release --locked
+.PHONY: chaos
+chaos: test-tools ## Do a fleet harm for some minutes and count its rows; CHAOS_SECONDS=60 is how long members are killed
+	@$(CHAOS) --no-run -p plimsoll-ingest --test fleet -p plimsoll-cli --test refill
+	report="$$(mktemp)"
+	trap 'rm -f "$$report"' EXIT
+	export PLIMSOLL_CHAOS_SECONDS='$(CHAOS_SECONDS)' PLIMSOLL_CHAOS_REPORT="$$report"
+	failed=0
+	$(CHAOS) -p plimsoll-ingest --test fleet -- --test-threads 1 --nocapture || failed=1
+	$(CHAOS) -p plimsoll-cli --test refill -- --nocapture || failed=1
+	$(CHAOS) -p plimsoll-ingest --test fleet -- --ignored --exact cost::cpu_a_point_from_one_to_four_members --nocapture || failed=1
+	printf '\n%-72s %9s %11s %5s %7s %5s %7s\n' fault 'rows sent' 'stored once' lost doubled DEAD orphans
+	cat "$$report"
+	exit "$$failed"
 
 .PHONY: bench-agent
 bench-agent: tools ## Measure what the agent costs beside node_exporter, into docs/agent-overhead.md; BENCH_SECONDS=60 is how long

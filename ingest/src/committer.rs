@@ -28,6 +28,8 @@ use crate::{
 
 /// Longest pause between two tries of the same commit.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long a try may take before ingest says that it is held up.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Tries that a commit has left once ingest is told to stop; the stream keeps what is not committed then.
 const LAST_TRIES: u32 = 3;
 
@@ -128,7 +130,7 @@ impl CommitTask {
         let mut pause = Duration::from_millis(100);
         let mut tries_left = LAST_TRIES;
         loop {
-            match self.try_commit(gathered).await {
+            match self.told_when_late(self.try_commit(gathered)).await {
                 Ok(report) => {
                     self.committed(&report);
                     acknowledge(&gathered.ackers).await;
@@ -154,6 +156,19 @@ impl CommitTask {
                 () = self.shutdown.cancelled(), if !self.shutdown.is_cancelled() => {}
             }
             pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Waits for a try however long it takes, and says so when that is long: a store that hangs fails only after minutes.
+    async fn told_when_late<T>(&self, attempt: impl Future<Output = T>) -> T {
+        let mut attempt = std::pin::pin!(attempt);
+        match tokio::time::timeout(PATIENCE, attempt.as_mut()).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let reason = format!("not done within {} s: catalog or store is slow or away", PATIENCE.as_secs());
+                self.readiness.fail("commit", reason);
+                attempt.await
+            }
         }
     }
 

@@ -36,7 +36,8 @@ Configuration (a TOML key, and the variable that overrides it):
   threads          PLIMSOLL_LAKE__THREADS            Threads that DuckDB uses; more of them take more processor time a value  [1]
   extensions_dir   PLIMSOLL_LAKE__EXTENSIONS_DIR     Folder of the DuckDB extensions
   [lake.s3]
-  endpoint, access_key_id, secret_access_key, region, use_ssl, url_style    PLIMSOLL_LAKE__S3__ENDPOINT, …";
+  endpoint, access_key_id, secret_access_key, region, use_ssl, url_style    PLIMSOLL_LAKE__S3__ENDPOINT, …
+  timeout          PLIMSOLL_LAKE__S3__TIMEOUT        Longest wait for an answer of the store, of four  [30s]";
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -1,9 +1,14 @@
 //! Where the lake is; the `[lake]` section of every service that touches it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use secrecy::SecretString;
 use serde::Deserialize;
+
+use crate::LakeError;
 
 /// How to reach the lake.
 #[derive(Debug, Clone, Deserialize)]
@@ -76,6 +81,9 @@ impl LakeConfig {
         if self.s3.as_ref().is_some_and(|s3| !["path", "vhost"].contains(&s3.url_style.as_str())) {
             problems.push("`lake.s3.url_style`: expected `path` or `vhost`".to_owned());
         }
+        if self.s3.as_ref().is_some_and(|s3| s3.timeout < Duration::from_secs(1)) {
+            problems.push("`lake.s3.timeout`: expected a duration of at least `1s`".to_owned());
+        }
         problems
     }
 
@@ -125,6 +133,10 @@ pub struct S3Config {
     /// `vhost` or `path`; default `path`.
     #[serde(default = "default_url_style")]
     pub url_style: String,
+    /// How long the store may take for an answer, in whole seconds; a request is sent four times before a commit or query fails.
+    /// Default `30s`.
+    #[serde(default = "default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
 }
 
 fn default_region() -> String {
@@ -137,6 +149,24 @@ fn default_true() -> bool {
 
 fn default_url_style() -> String {
     "path".to_owned()
+}
+
+fn default_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// A secret as configured, or from its file.
+pub(crate) fn read_secret(
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+) -> Result<Option<SecretString>, LakeError> {
+    match (value, file) {
+        (Some(value), _) => Ok(Some(value.clone())),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Some(SecretString::from(text.trim_end().to_owned())))
+            .map_err(|source| LakeError::File { path: path.to_owned(), source }),
+        (None, None) => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -160,11 +190,12 @@ mod tests {
             region: default_region(),
             use_ssl: true,
             url_style: "virtual".to_owned(),
+            timeout: Duration::from_millis(500),
         };
         let (memory_limit, temp_limit) = ("50%".to_owned(), "much".to_owned());
         let config = LakeConfig { memory_limit, temp_limit, s3: Some(s3), ..LakeConfig::default() };
         let problems = config.problems().join("\n");
-        for key in ["lake.memory_limit", "lake.temp_limit", "lake.s3.url_style"] {
+        for key in ["lake.memory_limit", "lake.temp_limit", "lake.s3.url_style", "lake.s3.timeout"] {
             assert!(problems.contains(key), "{problems}");
         }
     }

@@ -7,11 +7,13 @@ use plimsoll_nats::PartitionId;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    LakeConfig, LakeError, S3Config,
+    LakeConfig, LakeError,
+    config::read_secret,
     error::Context,
     extensions,
     spill::SpillFolder,
     sql::{ident, literal},
+    store::Store,
 };
 
 /// The name that the lake is attached under.
@@ -32,6 +34,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Lake {
     pub(crate) connection: Connection,
+    store: Option<Arc<Store>>,
     /// Stands after the connection: it goes once DuckDB has closed.
     spill: Arc<SpillFolder>,
 }
@@ -68,13 +71,25 @@ impl Lake {
         connection
             .execute_batch(&format!("SET temp_directory = {folder}; SET max_temp_directory_size = {limit}"))
             .context("set the folder for spilling")?;
-        Ok(Self { connection, spill })
+        let store = config.s3.as_ref().map(Store::new).transpose()?.map(Arc::new);
+        Ok(Self { connection, store, spill })
     }
 
     /// A further connection to the same attached lake.
     pub fn try_clone(&self) -> Result<Self, LakeError> {
         let connection = self.connection.try_clone().context("open a connection")?;
-        Ok(Self { connection, spill: Arc::clone(&self.spill) })
+        Ok(Self { connection, store: self.store.clone(), spill: Arc::clone(&self.spill) })
+    }
+
+    /// Commits the transaction. Whoever writes to the lake commits by this, since a bare `COMMIT` may lose rows; see [`crate::store`].
+    pub(crate) fn commit(&self) -> Result<(), LakeError> {
+        let commit = || self.connection.execute_batch("COMMIT").context("commit");
+        let Some(store) = &self.store else { return commit() };
+        store.take(&self.connection)?;
+        let committed = commit();
+        // Where this fails the commit may have come about: the caller reads the positions before it tries again.
+        store.give(&self.connection)?;
+        committed
     }
 
     /// The DuckDB connection, with the lake attached under the name `lake`.
@@ -92,24 +107,14 @@ impl Lake {
                 .execute_batch(&format!("LOAD {}", literal(&file.to_string_lossy())))
                 .context("load a DuckDB extension")?;
         }
-        match &config.s3 {
-            Some(s3) => self.create_s3_secret(s3),
-            None => Ok(()),
+        match (&config.s3, &self.store) {
+            (Some(s3), Some(store)) => {
+                let timeout = format!("SET http_timeout = {}", s3.timeout.as_secs());
+                self.connection.execute_batch(&timeout).context("set the timeout of the S3 store")?;
+                store.give(&self.connection)
+            }
+            _ => Ok(()),
         }
-    }
-
-    fn create_s3_secret(&self, s3: &S3Config) -> Result<(), LakeError> {
-        let secret = read_secret(s3.secret_access_key.as_ref(), s3.secret_access_key_file.as_deref())?;
-        let endpoint = s3.endpoint.as_ref().map(|host| format!(", ENDPOINT {}", literal(host))).unwrap_or_default();
-        let statement = format!(
-            "CREATE OR REPLACE SECRET plimsoll_s3 (TYPE s3, KEY_ID {}, SECRET {}, REGION {}, USE_SSL {}, URL_STYLE {}{endpoint})",
-            literal(&s3.access_key_id),
-            literal(secret.as_ref().map_or("", |secret| secret.expose_secret())),
-            literal(&s3.region),
-            s3.use_ssl,
-            literal(&s3.url_style),
-        );
-        self.connection.execute_batch(&statement).context("set the credentials of the S3 store")
     }
 
     fn attach(&self, config: &LakeConfig, access: Access) -> Result<(), LakeError> {
@@ -181,6 +186,24 @@ impl Lake {
     }
 }
 
+impl Drop for Lake {
+    /// Closes DuckDB where that is safe. Where a PostgreSQL catalog was lost in the middle of a transaction, an attached lake would keep
+    /// this DuckDB in memory, with its threads, though nobody has it any more; and a DuckDB that a fatal error has left with an open
+    /// transaction would end the process on its way out, so that one is left behind instead.
+    fn drop(&mut self) {
+        let _ = self.connection.execute_batch("ROLLBACK");
+        let is_last = Arc::strong_count(&self.spill) == 1;
+        let fatal = |error: duckdb::Error| error.to_string().contains("database has been invalidated");
+        let is_broken = self.connection.execute_batch("SELECT 1").is_err_and(fatal);
+        if is_broken && let Ok(other) = Connection::open_in_memory() {
+            std::mem::forget(std::mem::replace(&mut self.connection, other));
+        } else if is_last {
+            // Fails when the lake was not attached.
+            let _ = self.connection.execute_batch(&format!("DETACH {LAKE}"));
+        }
+    }
+}
+
 /// Waits a random part of a span that grows with the attempt, before a transaction is tried again.
 pub(crate) fn pause(attempt: u32) {
     const MAX: Duration = Duration::from_secs(2);
@@ -211,16 +234,6 @@ fn prepare_folders(config: &LakeConfig, access: Access) -> Result<(), LakeError>
 /// A value of a PostgreSQL connection string, quoted as libpq reads it.
 fn libpq_value(secret: &SecretString) -> String {
     format!("'{}'", secret.expose_secret().replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-fn read_secret(value: Option<&SecretString>, file: Option<&Path>) -> Result<Option<SecretString>, LakeError> {
-    match (value, file) {
-        (Some(value), _) => Ok(Some(value.clone())),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map(|text| Some(SecretString::from(text.trim_end().to_owned())))
-            .map_err(|source| LakeError::File { path: path.to_owned(), source }),
-        (None, None) => Ok(None),
-    }
 }
 
 #[cfg(test)]

@@ -85,8 +85,14 @@ impl LakeError {
     pub(crate) fn refusal(&self) -> Option<String> {
         // Not among them: `IO Error` and others that come and go with the catalog.
         const KINDS: [&str; 4] = ["Binder Error", "Catalog Error", "Not implemented Error", "Parser Error"];
+        // A statement fails as by its binder, too, when DuckLake looks in vain for what it is about: in a catalog that is away. No name
+        // that an error may quote looks like these, since names have neither capitals nor spaces.
+        const AWAY: [&str; 3] = ["from DuckLake", "Failed to execute", "Failed to prepare"];
         let Self::Database { source, .. } = self else { return None };
         let text = source.to_string();
+        if AWAY.iter().any(|mark| text.contains(mark)) {
+            return None;
+        }
         KINDS.iter().any(|kind| text.starts_with(kind)).then(|| text.lines().next().unwrap_or_default().to_owned())
     }
 }
@@ -114,5 +120,26 @@ fn classify(action: &'static str, source: duckdb::Error) -> LakeError {
         LakeError::Conflict(source)
     } else {
         LakeError::Database { action, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalog_that_goes_away_is_no_refusal() {
+        let refusal = |text: &str| {
+            let source = duckdb::Error::DuckDBFailure(duckdb::ffi::Error::new(1), Some(text.to_owned()));
+            Err::<(), _>(source).context("create a column").expect_err("an error").refusal()
+        };
+        assert!(refusal("Binder Error: Column with name \"connection\" is reserved").is_some());
+        for away in [
+            "Binder Error: Failed to get data file list from DuckLake: Failed to prepare query \"SELECT 1\": server closed the connection unexpectedly",
+            "Binder Error: Failed to execute query \"BEGIN\": no connection to the server",
+            "IO Error: Unable to connect to Postgres",
+        ] {
+            assert_eq!(refusal(away), None);
+        }
     }
 }

@@ -22,6 +22,7 @@ pub mod rows;
 pub mod schema;
 mod spill;
 mod sql;
+mod store;
 pub mod tail;
 pub mod writer;
 

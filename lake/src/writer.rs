@@ -189,7 +189,7 @@ impl LakeWriter {
             self.insert(set, index, &schema, ranges)?;
         }
         positions::advance(connection, &set.advances(&stored))?;
-        connection.execute_batch("COMMIT").context("commit")?;
+        self.lake.commit()?;
         Ok(CommitOutcome::Committed(report))
     }
 

@@ -1,0 +1,62 @@
+//! An S3 store that refuses, hangs, and loses its answers.
+
+use std::time::Duration;
+
+use plimsoll_nats::testing::{TestServer, eventually};
+use plimsoll_testkit::{LakePlace, S3Fault, S3Proxy, Servers};
+
+use crate::{
+    fleet::{Fleet, LIMIT, length},
+    publisher::Publisher,
+};
+
+/// Lets the store do harm until it was seen and felt, and looks whether the fleet recovers and has told of it.
+async fn with_fault(fault: S3Fault, timeout: &str, what: &str) {
+    let (servers, server) = tokio::join!(Servers::shared(), TestServer::start());
+    let client = server.client().await;
+    let proxy = S3Proxy::start(servers.s3.endpoint()).await;
+    let place = LakePlace::fleet(&servers);
+    let through_proxy = place.clone().with_endpoint(&proxy.endpoint);
+    let publisher = Publisher::start(client.clone());
+    let fleet = Fleet::new(&server.config(), client, place).with_place_of_members(&through_proxy);
+    let mut fleet = fleet.with("PLIMSOLL_LAKE__S3__TIMEOUT", timeout);
+    fleet.grow(2);
+    fleet.works(&publisher).await;
+    proxy.set(fault);
+    if !matches!(fault, S3Fault::RefuseOneIn(_)) {
+        for member in &fleet.members {
+            let told = async || member.not_ready().await.filter(|reasons| reasons.contains("commit"));
+            eventually("the store's fault to be told", LIMIT, told).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(1) + length()).await;
+    proxy.set(S3Fault::Nothing);
+    fleet.works(&publisher).await;
+    for member in &fleet.members {
+        eventually("a member to be ready", LIMIT, async || member.is_ready().await.then_some(())).await;
+    }
+    let harmed = proxy.harmed();
+    assert!(harmed > 0, "the fault did no harm");
+    fleet.account(&format!("{what}: {harmed} requests"), publisher).await.settle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_answers_500() {
+    with_fault(S3Fault::Refuse, "30s", "S3 answers 500").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_answers_some_requests_with_500() {
+    with_fault(S3Fault::RefuseOneIn(2), "30s", "S3 answers every other request with 500").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_never_answers() {
+    // Tells of a commit that is held up before it fails.
+    with_fault(S3Fault::Silence, "30s", "S3 takes requests and never answers").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_loses_its_answers() {
+    with_fault(S3Fault::LoseAnswers, "1s", "S3 stores and never says so").await;
+}

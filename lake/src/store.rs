@@ -1,0 +1,54 @@
+//! The S3 store: how DuckDB gets at it, and how it is kept from it during a commit.
+//!
+//! When a commit fails, DuckLake deletes the files that the transaction has written. It can't know whether PostgreSQL did commit and only
+//! its answer was lost; then the catalog names files that are gone, and their rows with them. So a commit runs while this DuckDB has no
+//! key of the store: all files are written before, and what a failed commit leaves there is an orphan that no query sees.
+
+use duckdb::Connection;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{LakeError, S3Config, config::read_secret, error::Context, sql::literal};
+
+/// A key id that no store knows.
+const NOBODY: &str = "nobody-during-a-commit";
+
+/// The statements that give the key and take it away.
+#[derive(Debug)]
+pub(crate) struct Store {
+    give: SecretString,
+    take: String,
+}
+
+impl Store {
+    /// Reads the secret's file, where it is in one. Nothing is given yet.
+    pub fn new(config: &S3Config) -> Result<Self, LakeError> {
+        let secret = read_secret(config.secret_access_key.as_ref(), config.secret_access_key_file.as_deref())?;
+        let secret = secret.as_ref().map_or("", |secret| secret.expose_secret());
+        Ok(Self {
+            give: SecretString::from(statement(config, &config.access_key_id, secret)),
+            take: statement(config, NOBODY, ""),
+        })
+    }
+
+    /// Lets the connection's DuckDB read, write and delete.
+    pub fn give(&self, connection: &Connection) -> Result<(), LakeError> {
+        connection.execute_batch(self.give.expose_secret()).context("set the credentials of the S3 store")
+    }
+
+    /// Keeps the connection's DuckDB from the store until it is given again.
+    pub fn take(&self, connection: &Connection) -> Result<(), LakeError> {
+        connection.execute_batch(&self.take).context("withhold the credentials of the S3 store")
+    }
+}
+
+fn statement(config: &S3Config, key_id: &str, secret: &str) -> String {
+    let endpoint = config.endpoint.as_ref().map(|host| format!(", ENDPOINT {}", literal(host))).unwrap_or_default();
+    format!(
+        "CREATE OR REPLACE SECRET plimsoll_s3 (TYPE s3, KEY_ID {}, SECRET {}, REGION {}, USE_SSL {}, URL_STYLE {}{endpoint})",
+        literal(key_id),
+        literal(secret),
+        literal(&config.region),
+        config.use_ssl,
+        literal(&config.url_style),
+    )
+}
