@@ -16,9 +16,13 @@
 //! VLDB 2019): a count for each of the intervals `(γ^(k-1), γ^k]` that values fall into, here with γ = 1.02. The value
 //! `2 γ^k / (γ + 1)` is within (γ - 1) / (γ + 1), less than 1 %, of all values in it.
 
+pub mod sketch;
+
 use plimsoll_nats::Name;
 
-use crate::{connection::table, sql::ident};
+use crate::connection::table;
+
+pub use self::sketch::{key_sql, number_sql, part_sql};
 
 /// Type of a rollup's column.
 pub const SUMMARY_TYPE: &str =
@@ -75,29 +79,4 @@ impl Tier {
 #[must_use]
 pub fn is_reserved(measurement: &Name) -> bool {
     [Tier::Minute, Tier::Hour].iter().any(|tier| measurement.ends_with(tier.suffix()))
-}
-
-/// The sketch's key of a number, as SQL; null for null.
-#[must_use]
-pub fn key_sql(number: &str) -> String {
-    let k = |number: &str| format!("(ceil(ln({number}) / ln({SKETCH_GAMMA}))::INTEGER + {SKETCH_OFFSET})");
-    format!(
-        "CASE WHEN {number} > 0 THEN {} WHEN {number} < 0 THEN -{} WHEN {number} = 0 THEN 0 END",
-        k(number),
-        k(&format!("-({number})"))
-    )
-}
-
-/// The number that a sketch's key stands for, as SQL.
-#[must_use]
-pub fn number_sql(key: &str) -> String {
-    format!(
-        "sign({key}) * CASE {key} WHEN 0 THEN 0 ELSE 2 * {SKETCH_GAMMA} ** (abs({key}) - {SKETCH_OFFSET}) / ({SKETCH_GAMMA} + 1) END"
-    )
-}
-
-/// A field's part of its summary, as SQL: `count`, `sum`, `min`, `max` or `sketch`.
-#[must_use]
-pub fn part_sql(field: &str, part: &str) -> String {
-    format!("{}.{}", ident(field), ident(part))
 }
