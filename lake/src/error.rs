@@ -58,6 +58,17 @@ pub enum LakeError {
         /// How many it took.
         inserted: usize,
     },
+    /// A rollup's table and its row in the table of rollups are not both there.
+    #[error(
+        "the rollup `{tier}` of `{measurement}` was changed by hand: drop its tables `{measurement}_1m` and `{measurement}_1h` and delete \
+         its rows from `plimsoll.rollups`, and it is made anew"
+    )]
+    RollupChanged {
+        /// The measurement.
+        measurement: String,
+        /// The tier's label.
+        tier: &'static str,
+    },
     /// The table of positions lacks a partition's row.
     #[error("the lake has no position for partition {partition}: its catalog was changed by hand")]
     PositionMissing {
@@ -79,6 +90,11 @@ impl LakeError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict(_))
+    }
+
+    /// Whether DuckDB's memory did not suffice.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if source.to_string().starts_with("Out of Memory Error"))
     }
 
     /// What DuckDB or DuckLake says where it refuses a statement for what the statement is, so that trying again can't help.

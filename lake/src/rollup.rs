@@ -16,9 +16,26 @@
 //! VLDB 2019): a count for each of the intervals `(γ^(k-1), γ^k]` that values fall into, here with γ = 1.02. The value
 //! `2 γ^k / (γ + 1)` is within (γ - 1) / (γ + 1), less than 1 %, of all values in it.
 
+mod build;
+mod catalog;
+pub mod marks;
+mod plan;
+pub mod retention;
+pub mod sketch;
+mod sweep;
+mod tables;
+mod transaction;
+
 use plimsoll_nats::Name;
 
-use crate::{connection::table, sql::ident};
+use crate::connection::table;
+
+pub use self::{
+    build::{RollupFailure, RollupLimits, RollupReport},
+    retention::{Retention, TierRetention},
+    sketch::{key_sql, number_sql, part_sql},
+    sweep::{RetentionReport, Swept},
+};
 
 /// Type of a rollup's column.
 pub const SUMMARY_TYPE: &str =
@@ -43,6 +60,40 @@ pub enum Tier {
 impl Tier {
     /// All tiers, the finest first.
     pub const ALL: [Self; 3] = [Self::Raw, Self::Minute, Self::Hour];
+    /// The tiers that are rolled up, each from the one before it.
+    pub const ROLLED: [Self; 2] = [Self::Minute, Self::Hour];
+
+    /// What the tier is called in the table of marks.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Minute => "1m",
+            Self::Hour => "1h",
+        }
+    }
+
+    /// The tier that this one is rolled up from.
+    #[must_use]
+    pub fn source(self) -> Option<Self> {
+        match self {
+            Self::Raw => None,
+            Self::Minute => Some(Self::Raw),
+            Self::Hour => Some(Self::Minute),
+        }
+    }
+
+    /// The tier that is rolled up from this one.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        Self::ROLLED.into_iter().find(|tier| tier.source() == Some(self))
+    }
+
+    /// The name of a measurement's table.
+    #[must_use]
+    pub fn table_name(self, measurement: &str) -> String {
+        format!("{measurement}{}", self.suffix())
+    }
 
     /// What stands after a measurement's name in that of its table.
     #[must_use]
@@ -67,7 +118,7 @@ impl Tier {
     /// The qualified, quoted name of a measurement's table.
     #[must_use]
     pub fn table(self, measurement: &str) -> String {
-        table(&format!("{measurement}{}", self.suffix()))
+        table(&self.table_name(measurement))
     }
 }
 
@@ -75,29 +126,4 @@ impl Tier {
 #[must_use]
 pub fn is_reserved(measurement: &Name) -> bool {
     [Tier::Minute, Tier::Hour].iter().any(|tier| measurement.ends_with(tier.suffix()))
-}
-
-/// The sketch's key of a number, as SQL; null for null.
-#[must_use]
-pub fn key_sql(number: &str) -> String {
-    let k = |number: &str| format!("(ceil(ln({number}) / ln({SKETCH_GAMMA}))::INTEGER + {SKETCH_OFFSET})");
-    format!(
-        "CASE WHEN {number} > 0 THEN {} WHEN {number} < 0 THEN -{} WHEN {number} = 0 THEN 0 END",
-        k(number),
-        k(&format!("-({number})"))
-    )
-}
-
-/// The number that a sketch's key stands for, as SQL.
-#[must_use]
-pub fn number_sql(key: &str) -> String {
-    format!(
-        "sign({key}) * CASE {key} WHEN 0 THEN 0 ELSE 2 * {SKETCH_GAMMA} ** (abs({key}) - {SKETCH_OFFSET}) / ({SKETCH_GAMMA} + 1) END"
-    )
-}
-
-/// A field's part of its summary, as SQL: `count`, `sum`, `min`, `max` or `sketch`.
-#[must_use]
-pub fn part_sql(field: &str, part: &str) -> String {
-    format!("{}.{}", ident(field), ident(part))
 }

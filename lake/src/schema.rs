@@ -315,7 +315,7 @@ fn extend(measurement: &Name, present: &TableSchema, wanted: &TableSchema, state
     }
 }
 
-fn comment(target: &str, tag: &Name) -> String {
+pub(crate) fn comment(target: &str, tag: &Name) -> String {
     format!("COMMENT ON COLUMN {target}.{} IS '{TAG_COMMENT}'", ident(tag))
 }
 

@@ -1,0 +1,6 @@
+//! Rollups and retention on a real lake.
+
+mod apart;
+mod fixture;
+mod history;
+mod retention;
