@@ -10,6 +10,7 @@
 //! exactly the rows up to its positions, and a reader of the stream goes on right after them.
 
 mod arrow;
+pub mod backup;
 pub mod config;
 pub mod connection;
 pub mod error;

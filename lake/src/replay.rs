@@ -393,8 +393,7 @@ impl Record {
             )
         };
         let (incarnation, sequence, reached) = (self.incarnation.0, self.sequence.0, self.reached.0);
-        let values =
-            params![self.rebuilds, incarnation, self.since_ms, sequence, reached, self.finished, selection];
+        let values = params![self.rebuilds, incarnation, self.since_ms, sequence, reached, self.finished, selection];
         connection.execute(&sql, values).context("note the progress of a replay")?;
         let count = format!("UPDATE {LAKE}.plimsoll.replays SET sequence = sequence + 1 WHERE selection = ''");
         connection.execute(&count, []).map(|_| ()).context("note the progress of a replay")

@@ -160,10 +160,15 @@ fn a_row_is_the_same_only_when_every_column_is() {
     other.batch.fields = BTreeMap::from([(name("added"), Column::Integer(vec![Some(1), None]))]);
     let twice = vec![message(1), message(1), other];
     let report = lake.store(&ReplaySet { messages: twice, reached: Sequence(2), is_last: true });
-    assert_eq!((report.rows, report.present), (2, 4), "fields of the same series and time that came in another message");
+    assert_eq!(
+        (report.rows, report.present),
+        (2, 4),
+        "fields of the same series and time that came in another message"
+    );
     lake.delete("true");
     lake.begin();
-    let report = lake.store(&ReplaySet { messages: messages([1, 1, 2].into_iter()), reached: Sequence(2), is_last: true });
+    let report =
+        lake.store(&ReplaySet { messages: messages([1, 1, 2].into_iter()), reached: Sequence(2), is_last: true });
     assert_eq!((report.rows, report.present), (4, 2), "equal rows that are not there are written once");
     lake.holds(1..=2);
 }
