@@ -33,7 +33,8 @@ impl Display {
     /// A bar, lines, or nothing.
     pub fn new(is_quiet: bool) -> Self {
         let bar = (!is_quiet && std::io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}").expect("a template that is tested");
+            let style =
+                ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}").expect("a template that is tested");
             ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
         });
         Self { bar, is_quiet, started: Instant::now(), told: Instant::now() }
@@ -119,8 +120,14 @@ mod tests {
 
     #[test]
     fn numbers_sizes_and_spans_are_readable() {
-        assert_eq!(["0", "999", "1,000", "1,234,567"], [0, 999, 1000, 1_234_567].map(count).each_ref().map(String::as_str));
-        assert_eq!(["0 bytes", "999 bytes", "1.5 kB", "20.0 GB"], [0, 999, 1500, 20_000_000_000].map(size).each_ref().map(String::as_str));
+        assert_eq!(
+            ["0", "999", "1,000", "1,234,567"],
+            [0, 999, 1000, 1_234_567].map(count).each_ref().map(String::as_str)
+        );
+        assert_eq!(
+            ["0 bytes", "999 bytes", "1.5 kB", "20.0 GB"],
+            [0, 999, 1500, 20_000_000_000].map(size).each_ref().map(String::as_str)
+        );
         let spans = [1.25, 61.0, 7300.0].map(|seconds| span(Duration::from_secs_f64(seconds)));
         assert_eq!(spans, ["1.2 s", "1 min 1 s", "2 h 1 min"]);
     }

@@ -94,7 +94,11 @@ pub fn configure(args: &PlaceArgs, file: Option<&Path>, into: Option<&str>) -> R
 fn lake_at(into: &str, config: LakeConfig, has_data_path: bool) -> Result<LakeConfig, UsageError> {
     let wrong = || UsageError::Into { into: into.chars().take(80).collect() };
     if into.starts_with("postgres:") {
-        return if has_data_path { Ok(LakeConfig { catalog: into.to_owned(), ..config }) } else { Err(UsageError::DataPath) };
+        return if has_data_path {
+            Ok(LakeConfig { catalog: into.to_owned(), ..config })
+        } else {
+            Err(UsageError::DataPath)
+        };
     }
     let folder = match into.strip_prefix("sqlite:") {
         Some(file) => Path::new(file.strip_suffix("/catalog.sqlite").ok_or_else(wrong)?),
@@ -140,7 +144,10 @@ mod tests {
         for into in ["/srv/lake", "/srv/lake/", "sqlite:/srv/lake/catalog.sqlite"] {
             let lake = lake_at(into, config(), false).expect(into);
             assert_eq!(lake.catalog.replace("//", "/"), "sqlite:/srv/lake/catalog.sqlite", "{into}");
-            assert_eq!((lake.data_path.replace("//", "/").as_str(), lake.memory_limit.as_str()), ("/srv/lake/data", "2GB"));
+            assert_eq!(
+                (lake.data_path.replace("//", "/").as_str(), lake.memory_limit.as_str()),
+                ("/srv/lake/data", "2GB")
+            );
         }
         let relative = lake_at("copy", config(), false).expect("a folder");
         assert!(relative.data_path.starts_with('/') && relative.data_path.ends_with("/copy/data"), "{relative:?}");

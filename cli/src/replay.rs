@@ -68,7 +68,9 @@ pub enum ReplayCommandError {
         source: ConnectError,
     },
     /// There is no lake.
-    #[error("there is no lake at {place} yet: ingest creates it when it first starts; name another or a new one with --into")]
+    #[error(
+        "there is no lake at {place} yet: ingest creates it when it first starts; name another or a new one with --into"
+    )]
     NoLake {
         /// Where.
         place: String,
@@ -115,7 +117,8 @@ pub fn configure(args: &ReplayArgs) -> Result<ReplayCommand, UsageError> {
 
 fn time(flag: &'static str, text: &str, now_ms: i64) -> Result<i64, UsageError> {
     let ago = parse_duration(text).and_then(|ago| now_ms.checked_sub(i64::try_from(ago.as_millis()).ok()?));
-    ago.or_else(|| parse_time(text, now_ms)).ok_or_else(|| UsageError::Time { flag, text: text.chars().take(80).collect() })
+    ago.or_else(|| parse_time(text, now_ms))
+        .ok_or_else(|| UsageError::Time { flag, text: text.chars().take(80).collect() })
 }
 
 /// Runs it until its end or a signal, and says what was done.

@@ -272,7 +272,7 @@ fn messages_that_do_not_fit_are_told_and_nothing_of_their_set_is_written() {
 
 #[test]
 fn replays_and_ingest_at_the_same_time_store_each_row_once() {
-    const MESSAGES: u64 = 120;
+    const MESSAGES: u64 = 80;
     let lake = TestLake::new();
     lake.ingest(1..=60);
     lake.delete("n BETWEEN -45 AND 45");
