@@ -39,6 +39,9 @@ pub struct ReplayArgs {
     /// Address of the broker [default: nats://127.0.0.1:4222]
     #[arg(long, value_name = "URL")]
     nats_url: Option<String>,
+    /// Begin anew though the same replay was interrupted
+    #[arg(long)]
+    restart: bool,
     /// Read and count only
     #[arg(long)]
     dry_run: bool,
@@ -109,6 +112,7 @@ pub fn configure(args: &ReplayArgs) -> Result<ReplayCommand, UsageError> {
         selection,
         since_ms,
         until_ms,
+        restarts: args.restart,
         is_trial: args.dry_run,
         limits: ReplayLimits::default(),
     };

@@ -46,7 +46,8 @@ fn number(folder: &Path, sql: &str) -> Option<i64> {
 async fn run(arguments: &[&str]) -> (i32, String) {
     let mut command = plimsoll();
     command.args(arguments);
-    let Output { status, stdout, stderr } = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic");
+    let Output { status, stdout, stderr } =
+        tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic");
     (status.code().expect("no signal"), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
 }
 
@@ -59,7 +60,8 @@ async fn a_replay_that_is_killed_or_interrupted_goes_on_and_stores_each_row_once
     let (url, into) = (server.url(), lake.display().to_string());
     let arguments = ["replay", "--since", "1h", "--into", &into, "--nats-url", &url];
     let stored = || number(&lake, "SELECT count(*) FROM lake.known").unwrap_or(0);
-    let start = || Process(plimsoll().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
+    let start =
+        || Process(plimsoll().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
     let killed = start();
     eventually("something to be stored", LIMIT, async || (stored() > 0).then_some(())).await;
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..300))).await;
@@ -67,14 +69,20 @@ async fn a_replay_that_is_killed_or_interrupted_goes_on_and_stores_each_row_once
     let before = stored();
     assert_eq!(number(&lake, "SELECT count(*) - count(DISTINCT n) FROM lake.known"), Some(0));
     let mut interrupted = start();
-    eventually("more to be stored", LIMIT, async || (stored() > before || before == MESSAGES * ROWS_A_MESSAGE).then_some(())).await;
+    eventually("more to be stored", LIMIT, async || {
+        (stored() > before || before == MESSAGES * ROWS_A_MESSAGE).then_some(())
+    })
+    .await;
     interrupted.signal(rustix::process::Signal::INT);
     let status = eventually("the end", LIMIT, async || interrupted.0.try_wait().expect("a child")).await;
     // Done is what it may be when the signal came late.
     assert!(matches!(status.code(), Some(130 | 0)), "{status}");
     let (code, told) = run(&arguments).await;
     assert_eq!(code, 0, "{told}");
-    assert!(told.contains("read ") && told.contains("points/s") && told.contains("ingest goes on right after"), "{told}");
+    assert!(
+        told.contains("read ") && told.contains("points/s") && told.contains("ingest goes on right after"),
+        "{told}"
+    );
     let total = MESSAGES * ROWS_A_MESSAGE;
     assert_eq!(number(&lake, "SELECT count(*) FROM lake.known"), Some(total));
     assert_eq!(number(&lake, "SELECT count(DISTINCT n) FROM lake.known"), Some(total));
@@ -108,7 +116,10 @@ async fn a_lake_at_work_is_backed_up_and_replaces_itself_later() {
     assert!(code == 0 && told.contains("lake.replaced-"), "{told}");
     assert_eq!(rows(&data.join("lake")), saved);
     let up = Up::start(&data, &["--no-agent"], &fast).await;
-    eventually("ingest to bring back what came since", LIMIT, async || (rows(&data.join("lake")) >= lost).then_some(())).await;
+    eventually("ingest to bring back what came since", LIMIT, async || {
+        (rows(&data.join("lake")) >= lost).then_some(())
+    })
+    .await;
     up.process.stop().await;
     assert_eq!(rows(&data.join("lake")), lost, "each sample once");
 }

@@ -39,6 +39,8 @@ pub struct ReplayConfig {
     pub since_ms: i64,
     /// Unix ms before which the broker has stored what is read; none for all that it has at the begin.
     pub until_ms: Option<i64>,
+    /// Whether to begin anew though one of the same selection was interrupted.
+    pub restarts: bool,
     /// Whether to read and count only.
     pub is_trial: bool,
     /// When a transaction is due.
@@ -135,6 +137,9 @@ pub enum ReplayError {
     /// Reading has failed again and again.
     #[error("failed to read the stream: run the same command again to go on")]
     Reading(#[source] reading::SessionError),
+    /// The lake does not take a replay.
+    #[error(transparent)]
+    Refused(LakeError),
     /// The lake has failed again and again.
     #[error("failed to store: run the same command again to go on")]
     Lake(#[from] LakeError),
@@ -167,6 +172,7 @@ pub async fn run(
         since_ms: config.since_ms,
         incarnation: stretch.incarnation,
         is_named: config.is_named,
+        restarts: config.restarts,
     };
     let tasks = TaskTracker::new();
     let lake_config = config.lake.clone();
@@ -215,7 +221,10 @@ impl Storing {
         }
         let request = self.request.clone();
         let job = move |lake: &mut Reopening<ReplayWriter>| lake.with(|writer| writer.begin(&request));
-        Ok(self.lake.run(job).await??)
+        self.lake.run(job).await?.map_err(|error| match error {
+            LakeError::NotIngested => ReplayError::Refused(error),
+            error => error.into(),
+        })
     }
 
     /// Stores what the reader yields. Returns whether that was all there is.

@@ -44,6 +44,8 @@ pub struct ReplayRequest {
     pub incarnation: Incarnation,
     /// Whether the lake was named for this replay, so that a part of the hosts and measurements may be all that it gets.
     pub is_named: bool,
+    /// Whether to begin anew though one of the same selection was interrupted.
+    pub restarts: bool,
 }
 
 /// A replay that has begun.
@@ -164,6 +166,7 @@ impl ReplayWriter {
         let is_new = record.is_none();
         let before = record.unwrap_or_default();
         let resumes = !is_new
+            && !request.restarts
             && !before.finished
             && before.incarnation == request.incarnation
             && before.since_ms <= request.since_ms;
@@ -243,7 +246,8 @@ impl ReplayWriter {
         let connection = &self.lake().connection;
         arrow::stage(connection, STAGING, measurement, schema, batches)?;
         let written = connection.execute(&statement(measurement, schema, batches), []).context("insert rows")?;
-        arrow::unstage(connection, STAGING)?;
+        let drop = format!("DROP TABLE temp.{}", ident(STAGING));
+        connection.execute_batch(&drop).context("drop a staging table")?;
         Ok(written)
     }
 

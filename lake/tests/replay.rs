@@ -58,6 +58,7 @@ fn request() -> ReplayRequest {
         since_ms: SINCE_MS,
         incarnation: LIFE,
         is_named: false,
+        restarts: false,
     }
 }
 
@@ -218,6 +219,9 @@ fn a_replay_goes_on_only_where_it_covers_what_is_asked() {
     lake.begin();
     lake.store(&set(1..=10, false));
     assert_eq!(lake.begin().after, Sequence(10));
+    let anew = lake.replay.begin(&ReplayRequest { restarts: true, ..request() }).expect("begins");
+    assert_eq!(anew.after, Sequence(0), "it is told to begin anew");
+    lake.store(&set(1..=10, false));
     let other = lake.replay.begin(&part(false)).expect("begins");
     assert_eq!(other.after, Sequence(0), "another selection has a progress of its own");
     let older = ReplayRequest { since_ms: SINCE_MS - 1, ..request() };
