@@ -224,16 +224,16 @@ pub fn backup(config: &LakeConfig, folder: &Path, observe: Observer<'_>) -> Resu
 
 /// Makes the folder ready for a backup, and locks it until the file is dropped.
 fn prepare(folder: &Path) -> Result<File, BackupError> {
-    let data = folder.join(DATA);
     let is_foreign = !Manifest::is_begun(folder)
         && fs::read_dir(folder)
             .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|e| e.file_name() != "lock")));
     if is_foreign {
         return Err(BackupError::Foreign { folder: folder.to_owned() });
     }
-    fs::create_dir_all(&data).map_err(|source| BackupError::File { action: "create", path: data, source })?;
+    create(folder)?;
     let lock = lock(folder)?;
     Manifest::mark_begun(folder)?;
+    create(&folder.join(DATA))?;
     Manifest::finish(folder)?;
     Ok(lock)
 }
@@ -268,6 +268,10 @@ fn remove_others(folder: &Path) -> Result<usize, BackupError> {
         }
     }
     Ok(removed)
+}
+
+fn create(folder: &Path) -> Result<(), BackupError> {
+    fs::create_dir_all(folder).map_err(|source| BackupError::File { action: "create", path: folder.to_owned(), source })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, BackupError> {

@@ -75,7 +75,11 @@ impl Manifest {
             || fs::read_to_string(folder.join(MARK)).is_ok_and(|text| text == MARK_TEXT)
     }
 
+    /// Shows from now on that the folder is for backups.
     pub(super) fn mark_begun(folder: &Path) -> Result<(), BackupError> {
+        if Self::is_begun(folder) {
+            return Ok(());
+        }
         let path = folder.join(MARK);
         fs::write(&path, MARK_TEXT).map_err(|source| BackupError::File { action: "write", path, source })
     }

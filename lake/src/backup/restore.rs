@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use std::{
 use plimsoll_nats::now_ms;
 
 use super::{
-    BackupError, CATALOG, DATA, Observer, absolute, catalog,
+    BackupError, CATALOG, DATA, Observer, absolute, catalog, create,
     files::{Progress, check_space, is_same_device},
     lock,
     manifest::{Entry, Manifest},
@@ -36,7 +37,10 @@ pub struct RestoreReport {
     pub duration: Duration,
 }
 
+/// What stopping leaves behind.
 const LEFT: &str = "nothing was restored";
+/// The same where the files are brought to their place at once.
+const LEFT_APART: &str = "files were brought and no catalog: remove them before the next try";
 
 /// Makes the backup in `folder` the lake of this configuration. Where there is one already, it is moved aside with `replace`, which
 /// takes an embedded one.
@@ -116,7 +120,7 @@ struct Restoring<'a> {
 impl Restoring<'_> {
     /// Returns how many files were linked, and where the lake went that was there before.
     ///
-    /// An embedded lake is made beside its place and takes it by a rename, so that there is always a whole one.
+    /// An embedded lake is made beside its place and takes it by a rename: what is there is a whole lake, or none.
     fn restore_embedded(
         &self,
         home: &Path,
@@ -190,9 +194,9 @@ impl Restoring<'_> {
         let data = work.0.join(DATA);
         create(&data)?;
         let local = LakeConfig { data_path: data.display().to_string(), s3: None, ..self.config.clone() };
-        self.bring(&DataStore::of(&local, &lake), self.folder, self.paths(), &mut |_| {
-            std::ops::ControlFlow::Continue(())
-        })?;
+        let local = DataStore::of(&local, &lake);
+        self.check_space(&local)?;
+        self.bring(&local, self.folder, self.paths(), &mut |_| ControlFlow::Continue(()))?;
         let copy = work.0.join(CATALOG);
         let failed = |source| BackupError::File { action: "copy", path: copy.clone(), source };
         fs::copy(self.folder.join(&self.manifest.catalog.path), &copy).map_err(failed)?;
@@ -217,7 +221,7 @@ impl Restoring<'_> {
         files: Vec<(String, u64)>,
         observe: Observer<'_>,
     ) -> Result<usize, BackupError> {
-        let left = "files were brought without a catalog: remove them before the next try";
+        let left = if self.config.is_embedded() { LEFT } else { LEFT_APART };
         let mut progress = Progress::new("restoring", left, observe);
         progress.expect(files.len(), files.iter().map(|(_, bytes)| bytes).sum())?;
         let mut linked = 0;
@@ -228,10 +232,6 @@ impl Restoring<'_> {
         }
         Ok(linked)
     }
-}
-
-fn create(folder: &Path) -> Result<(), BackupError> {
-    fs::create_dir_all(folder).map_err(|source| BackupError::File { action: "create", path: folder.to_owned(), source })
 }
 
 /// Renames the folder of an embedded lake.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{BackupError, absolute};
+use super::{BackupError, absolute, create};
 use crate::{Lake, LakeConfig, error::Context, sql::literal};
 
 /// The files of a lake.
@@ -104,11 +104,7 @@ impl<'a> DataStore<'a> {
 /// Where a file is made before it takes its place, in a folder that exists.
 fn part(to: &Path) -> Result<PathBuf, BackupError> {
     let folder = to.parent().unwrap_or(to);
-    fs::create_dir_all(folder).map_err(|source| BackupError::File {
-        action: "create",
-        path: folder.to_owned(),
-        source,
-    })?;
+    create(folder)?;
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     Ok(to.with_file_name(name))
@@ -136,5 +132,5 @@ fn place(from: &Path, to: &Path) -> io::Result<Way> {
 fn is_missing(error: &crate::LakeError) -> bool {
     use std::error::Error;
     let text = error.source().map(ToString::to_string).unwrap_or_default();
-    ["404", "No files found", "NoSuchKey"].iter().any(|mark| text.contains(mark))
+    ["HTTP 404", "No files found"].iter().any(|mark| text.contains(mark))
 }
