@@ -1,9 +1,13 @@
 //! The `plimsoll` binary: everything in one process.
 
+mod backup;
 mod broker;
 mod data_dir;
+mod display;
 mod drain;
+mod place;
 mod probe;
+mod replay;
 mod up;
 
 use std::process::ExitCode;
@@ -11,7 +15,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use plimsoll_service::{EXIT_USAGE, launch, telemetry};
 
-use crate::up::UpArgs;
+use crate::{
+    backup::{BackupArgs, RestoreArgs},
+    replay::ReplayArgs,
+    up::UpArgs,
+};
 
 /// Watches servers: one-second samples, SQL history, alerts, and live queries over HTTP
 #[derive(Debug, Parser)]
@@ -25,13 +33,34 @@ struct Args {
 enum Command {
     /// Run broker, agent, ingest, alert worker and query API in one process
     Up(Box<UpArgs>),
+    /// Rebuild a lake from the stream, or give it what it lacks
+    Replay(Box<ReplayArgs>),
+    /// Copy the lake as of one moment, while everything runs
+    Backup(Box<BackupArgs>),
+    /// Load a backup
+    Restore(Box<RestoreArgs>),
 }
 
 fn main() -> ExitCode {
-    let Command::Up(args) = Args::parse().command;
-    telemetry::init(args.common.log_format);
-    match up::configure(&args) {
-        Ok(config) => launch::block_on(|shutdown| up::run(*args, config, shutdown)),
-        Err(error) => launch::fail(&error, EXIT_USAGE),
+    match Args::parse().command {
+        Command::Up(args) => {
+            telemetry::init(args.common.log_format);
+            match up::configure(&args) {
+                Ok(config) => launch::block_on(|shutdown| up::run(*args, config, shutdown)),
+                Err(error) => launch::fail(&error, EXIT_USAGE),
+            }
+        }
+        Command::Replay(args) => {
+            telemetry::init(args.common.log_format);
+            replay::configure(&args).map_or_else(|error| launch::fail(&error, EXIT_USAGE), replay::run)
+        }
+        Command::Backup(args) => {
+            telemetry::init(args.common.log_format);
+            backup::backup(*args).unwrap_or_else(|error| launch::fail(&error, EXIT_USAGE))
+        }
+        Command::Restore(args) => {
+            telemetry::init(args.common.log_format);
+            backup::restore(*args).unwrap_or_else(|error| launch::fail(&error, EXIT_USAGE))
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod lake_thread;
 pub mod metrics;
 pub mod originals;
+pub mod replay;
 pub mod source;
 
 use std::{

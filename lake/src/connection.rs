@@ -46,12 +46,18 @@ impl Lake {
     /// created the lake.
     pub fn open(config: &LakeConfig, access: Access) -> Result<Self, LakeError> {
         prepare_folders(config, access)?;
-        let lake = Self::detached(config)?;
-        lake.load_extensions(config)?;
+        let lake = Self::unattached(config)?;
         lake.attach(config, access)?;
         if access == Access::Write {
             lake.initialize()?;
         }
+        Ok(lake)
+    }
+
+    /// A DuckDB that could attach the lake: its extensions are loaded, and it has the credentials of the store.
+    pub(crate) fn unattached(config: &LakeConfig) -> Result<Self, LakeError> {
+        let lake = Self::detached(config)?;
+        lake.load_extensions(config)?;
         Ok(lake)
     }
 
@@ -117,7 +123,7 @@ impl Lake {
         }
     }
 
-    fn attach(&self, config: &LakeConfig, access: Access) -> Result<(), LakeError> {
+    pub(crate) fn attach(&self, config: &LakeConfig, access: Access) -> Result<(), LakeError> {
         let mut options = vec![format!("DATA_PATH {}", literal(&config.data_path))];
         if config.sqlite_file().is_some() {
             options.push("META_JOURNAL_MODE 'WAL'".to_owned());
@@ -154,7 +160,7 @@ impl Lake {
         }
     }
 
-    fn is_initialized(&self) -> Result<bool, LakeError> {
+    pub(crate) fn is_initialized(&self) -> Result<bool, LakeError> {
         let _ = self.connection.execute_batch("ROLLBACK");
         let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'positions'";
         let tables: i64 = self.connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the positions")?;

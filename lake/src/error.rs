@@ -69,6 +69,15 @@ pub enum LakeError {
         /// The tier's label.
         tier: &'static str,
     },
+    /// A part of the stream is to be replayed into a lake that ingest may be about to fill for the first time.
+    #[error(
+        "nothing was ever ingested into this lake, and ingest would leave out the other hosts and measurements: wait until it has \
+         committed for the first time, or name a lake for these alone with --into"
+    )]
+    NotIngested,
+    /// The row of a replay that is under way is gone.
+    #[error("the lake does not know the replay that is under way: its table `plimsoll.replays` was changed by hand")]
+    ReplayMissing,
     /// The table of positions lacks a partition's row.
     #[error("the lake has no position for partition {partition}: its catalog was changed by hand")]
     PositionMissing {

@@ -10,6 +10,7 @@
 //! exactly the rows up to its positions, and a reader of the stream goes on right after them.
 
 mod arrow;
+pub mod backup;
 pub mod config;
 pub mod connection;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod extensions;
 pub mod positions;
 pub mod query;
 mod redact;
+pub mod replay;
 pub mod rollup;
 pub mod rows;
 pub mod schema;
@@ -31,6 +33,7 @@ pub use connection::{Access, Lake};
 pub use error::LakeError;
 pub use positions::Positions;
 pub use query::LakeReader;
+pub use replay::ReplayWriter;
 pub use rollup::Tier;
 pub use rows::RowSet;
 pub use tail::Tail;

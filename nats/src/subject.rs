@@ -49,6 +49,13 @@ pub fn stored(host: &HostId, measurement: &Name) -> String {
     format!("plimsoll.p.{}.{host}.{measurement}", partition_of(host))
 }
 
+/// The filter of stored messages: those of one host, of one measurement, or all.
+#[must_use]
+pub fn stored_of(host: Option<&HostId>, measurement: Option<&Name>) -> String {
+    let partition = host.map_or("*".to_owned(), |host| partition_of(host).to_string());
+    format!("plimsoll.p.{partition}.{}.{}", host.map_or("*", |host| host), measurement.map_or("*", |name| name))
+}
+
 /// The subject of a host event: `plimsoll.events.<host>.<kind>`.
 #[must_use]
 pub fn event(host: &HostId, kind: EventKind) -> String {
