@@ -34,6 +34,14 @@ pub enum Command {
     Record(RecordArgs),
     /// Publish a recording, its times moved and its hosts multiplied
     Replay(ReplayArgs),
+    /// Measure Plimsoll, VictoriaMetrics and Prometheus on the same points
+    Compare(CompareArgs),
+    /// Merge a lake's files, in a process of its own
+    #[command(hide = true)]
+    Settle(LakeArgs),
+    /// Query a lake, in a process of its own
+    #[command(hide = true)]
+    Ask(AskArgs),
 }
 
 /// What a fleet looks like.
@@ -185,4 +193,57 @@ pub struct ReplayArgs {
     /// The broker.
     #[command(flatten)]
     pub broker: BrokerArgs,
+}
+
+/// See [`Command::Compare`].
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Hosts by which ingest and storage are measured, with all their measurements at 1 s
+    #[arg(long, default_value_t = 40)]
+    pub hosts: usize,
+    /// How long they are sampled, in minutes
+    #[arg(long, default_value_t = 30, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub minutes: u64,
+    /// Days of the one host's history at 1 s
+    #[arg(long, default_value_t = 7, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=365))]
+    pub week_days: u64,
+    /// Hosts of the fleet whose day is queried
+    #[arg(long, default_value_t = 1000, value_name = "HOSTS")]
+    pub fleet_hosts: usize,
+    /// Time between two of their samples, in seconds: a divisor of 60
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = divisor_of_60)]
+    pub fleet_interval: u64,
+    /// Leave Prometheus out
+    #[arg(long)]
+    pub without_prometheus: bool,
+    /// Page to write the tables into, between its two marks
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Folder for packages that are fetched, and for all else while it is needed
+    #[arg(long, default_value = "target/bench", value_name = "FOLDER")]
+    pub folder: PathBuf,
+}
+
+fn divisor_of_60(text: &str) -> Result<u64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &u64| *seconds > 0 && 60_u64.is_multiple_of(*seconds));
+    seconds.ok_or_else(|| "expected a divisor of 60, since queries ask by the minute".to_owned())
+}
+
+/// See [`Command::Settle`].
+#[derive(Debug, Args)]
+pub struct LakeArgs {
+    /// Folder of the lake
+    #[arg(long, value_name = "FOLDER")]
+    pub lake: PathBuf,
+}
+
+/// See [`Command::Ask`].
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The lake.
+    #[command(flatten)]
+    pub lake: LakeArgs,
+    /// The query
+    #[arg(long)]
+    pub sql: String,
 }

@@ -1,12 +1,16 @@
 //! Benchmarks: made-up fleets, recordings of real ones, and Plimsoll side by side with others on the same points.
 
 pub mod cli;
+pub mod compare;
 pub mod fill;
 pub mod fleet;
+pub mod lines;
+pub mod page;
 pub mod progress;
 pub mod publish;
 pub mod record;
 pub mod recording;
+pub mod remote_write;
 pub mod replay;
 pub mod wire;
 

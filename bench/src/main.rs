@@ -5,8 +5,9 @@ use std::{error::Error, process::ExitCode, time::Duration};
 use clap::Parser;
 use jiff::Timestamp;
 use plimsoll_bench::{
-    cli::{Cli, Command, FillArgs, PublishArgs, RecordArgs, ReplayArgs},
-    fill,
+    cli::{Cli, Command, CompareArgs, FillArgs, PublishArgs, RecordArgs, ReplayArgs, TimeError},
+    compare::{self, CompareConfig, CompareError},
+    fill, page,
     progress::Progress,
     publish::{self, Published, Rate},
     record,
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
         Command::Fill(args) => fill(args),
         Command::Record(args) => record(&args),
         Command::Replay(args) => replay(&args),
+        Command::Compare(args) => compare(args),
+        Command::Settle(args) => print(compare::settle(&args.lake)),
+        Command::Ask(args) => print(compare::ask(&args.lake.lake, &args.sql)),
     }
 }
 
@@ -89,7 +93,7 @@ fn fill(args: FillArgs) -> ExitCode {
 
 fn record(args: &RecordArgs) -> ExitCode {
     let Some(time) = Duration::try_from_secs_f64(args.seconds).ok().filter(|time| !time.is_zero()) else {
-        return misused(&plimsoll_bench::cli::TimeError);
+        return misused(&TimeError);
     };
     let (nats, file, stored) = (args.broker.config(), args.file.clone(), args.stored);
     block_on(async move |stop| {
@@ -115,4 +119,38 @@ fn replay(args: &ReplayArgs) -> ExitCode {
         tell(&published);
         Ok::<_, replay::ReplayError>(())
     })
+}
+
+fn compare(args: CompareArgs) -> ExitCode {
+    let config = CompareConfig {
+        hosts: args.hosts,
+        minutes: args.minutes,
+        week_days: args.week_days,
+        fleet_hosts: args.fleet_hosts,
+        fleet_interval: Duration::from_secs(args.fleet_interval),
+        prometheus: !args.without_prometheus,
+        folder: args.folder,
+    };
+    block_on(async move |stop| {
+        let compared = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            compared = compare::compare(&config, |what| tracing::info!("{what}")) => compared?,
+        };
+        println!("{compared}");
+        if let Some(path) = args.write {
+            page::write(&path, &compared).map_err(|source| CompareError::File { path, source })?;
+        }
+        Ok::<_, CompareError>(())
+    })
+}
+
+fn print(outcome: Result<String, CompareError>) -> ExitCode {
+    match outcome {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, EXIT_FAILURE),
+    }
 }

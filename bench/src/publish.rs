@@ -2,8 +2,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use bytes::Bytes;
 use plimsoll_nats::{
     Client, ConnectError, NatsConfig,
+    async_nats::HeaderMap,
     async_nats::jetstream::context::{PublishAckFuture, PublishError},
     streams::{self, DeclareError},
 };
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Fleet, FleetConfig, FleetError, points,
     progress::Progress,
+    recording::Record,
     wire::{Message, Packer},
 };
 
@@ -120,15 +123,26 @@ impl Publisher {
 
     /// Sends a message of so many rows and points; returns before it is stored. Fails when an earlier one was not stored.
     pub async fn send(&mut self, message: Message, rows: usize, points: usize) -> Result<(), PublishingError> {
+        self.sent.rows += rows as u64;
+        self.sent.points += points as u64;
+        let headers = message.headers();
+        self.put(message.subject, headers, message.payload).await
+    }
+
+    /// Sends a message as it was recorded. Fails when an earlier one was not stored.
+    pub(crate) async fn send_recorded(&mut self, record: Record) -> Result<(), PublishingError> {
+        let headers = record.header_map();
+        self.put(record.subject, headers, record.payload).await
+    }
+
+    async fn put(&mut self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), PublishingError> {
         while self.waiting.len() >= IN_FLIGHT {
             self.acknowledge().await?;
         }
         self.sent.messages += 1;
-        self.sent.rows += rows as u64;
-        self.sent.points += points as u64;
-        self.sent.bytes += message.payload.len() as u64;
-        let (headers, number) = (message.headers(), self.sent.messages);
-        let publishing = self.client.jetstream.publish_with_headers(message.subject, headers, message.payload);
+        self.sent.bytes += payload.len() as u64;
+        let number = self.sent.messages;
+        let publishing = self.client.jetstream.publish_with_headers(subject, headers, payload);
         let waiting = publishing.await.map_err(|source| PublishingError::Publish { number, source })?;
         self.waiting.push_back(waiting);
         Ok(())

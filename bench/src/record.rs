@@ -68,11 +68,15 @@ pub async fn live(
     let mut progress = Progress::new("seconds", Some(time.as_secs()));
     let started = tokio::time::Instant::now();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut ending = false;
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep_until(started + time) => break,
+            () = until(started + time, stop), if !ending => {
+                // What the broker has had until now still comes; then there is no more.
+                ending = true;
+                messages.drain().await.map_err(read_failed)?;
+            }
             _ = tick.tick() => progress.show(started.elapsed().as_secs(), &format!(", {} messages", recorded.messages)),
             message = messages.next() => {
                 let Some(message) = message else { break };
@@ -85,6 +89,14 @@ pub async fn live(
     }
     recorded.bytes = writer.finish()?;
     Ok(recorded)
+}
+
+/// Waits until it is time to end.
+async fn until(end: tokio::time::Instant, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep_until(end) => {}
+    }
 }
 
 /// Records what the stream has stored within the last `time`, up to what it holds now.

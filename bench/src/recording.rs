@@ -129,6 +129,8 @@ pub struct RecordingReader {
     path: PathBuf,
     decoder: zstd::Decoder<'static, BufReader<File>>,
     records: u64,
+    /// Whether nothing more can be read.
+    ended: bool,
 }
 
 impl RecordingReader {
@@ -142,7 +144,7 @@ impl RecordingReader {
         if magic != MAGIC {
             return Err(RecordingError::Foreign { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), decoder, records: 0 })
+        Ok(Self { path: path.to_owned(), decoder, records: 0, ended: false })
     }
 
     fn read(&mut self) -> io::Result<Option<Record>> {
@@ -181,7 +183,12 @@ impl Iterator for RecordingReader {
     type Item = Result<Record, RecordingError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.read() {
+        if self.ended {
+            return None;
+        }
+        let read = self.read();
+        self.ended = !matches!(read, Ok(Some(_)));
+        match read {
             Ok(None) => None,
             Ok(Some(record)) => {
                 self.records += 1;
