@@ -321,10 +321,7 @@ impl Comparison<'_> {
             let (before, started) = (store.usage()?, Instant::now());
             store.feed(layout, &requests).await?;
             let (after, wall) = (store.usage()?, started.elapsed());
-            let taken = store.points().await?;
-            if taken != encoded.points {
-                return Err(CompareError::Count { name: kind.name(), expected: encoded.points, found: taken });
-            }
+            store.check_points(encoded.points).await?;
             let (_, stored_bytes) = store.settle().await?;
             let settled = store.usage()?;
             store.stop().await?;
@@ -387,10 +384,7 @@ impl Comparison<'_> {
                 points += dataset.encode(layout, &requests)?.points;
                 store.feed(layout, &requests).await?;
             }
-            let taken = store.points().await?;
-            if taken != points {
-                return Err(CompareError::Count { name: kind.name(), expected: points, found: taken });
-            }
+            store.check_points(points).await?;
             self.report.history_points = points;
             let (data, stored_bytes) = store.settle().await?;
             store.stop().await?;

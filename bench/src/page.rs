@@ -23,3 +23,25 @@ pub fn write(page: &Path, measured: &str) -> io::Result<()> {
     })?;
     fs::write(page, format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", measured.trim()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_wrote_around_the_tables_stays() {
+        let file = std::env::temp_dir().join(format!("plimsoll-bench-page-{}", std::process::id()));
+        let written = || fs::read_to_string(&file).expect("a page");
+        write(&file, "| 1 |\n").expect("made");
+        assert_eq!(written(), format!("{HEADING}{BEGIN}\n\n| 1 |\n\n{END}\n"));
+        fs::write(&file, format!("Before.\n{BEGIN}\nold\n{END}\nAfter.\n")).expect("written");
+        for tables in ["| 2 |", "| 3 |"] {
+            write(&file, tables).expect("written anew");
+            assert_eq!(written(), format!("Before.\n{BEGIN}\n\n{tables}\n\n{END}\nAfter.\n"));
+        }
+        fs::write(&file, "No marks.").expect("written");
+        assert!(write(&file, "| 4 |").expect_err("no place").to_string().contains("lacks the marks"));
+        assert_eq!(written(), "No marks.");
+        fs::remove_file(&file).expect("removed");
+    }
+}

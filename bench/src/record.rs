@@ -63,6 +63,8 @@ pub async fn live(
 ) -> Result<Recorded, RecordError> {
     let client = Client::connect_once(nats, "plimsoll-bench").await?;
     let mut messages = client.nats.subscribe(METRICS_WILDCARD).await?;
+    // Whatever the broker answers: then it has the subscription, and what is published from now on is recorded.
+    let _ = client.jetstream.query_account().await;
     let mut writer = RecordingWriter::create(file)?;
     let mut recorded = Recorded::default();
     let mut progress = Progress::new("seconds", Some(time.as_secs()));

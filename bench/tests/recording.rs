@@ -133,12 +133,19 @@ fn a_recording_that_was_cut_off_yields_what_is_whole_and_then_says_so() {
         time_ms: number,
         subject: "plimsoll.metrics.h.cpu".to_owned(),
         headers: vec![("Nats-Msg-Id".to_owned(), format!("h/cpu/{number}")), ("X".to_owned(), "a: b".to_owned())],
-        payload: (0..4000_u32).flat_map(|byte| (u64::from(byte) * 0x9e37_79b9_7f4a + number.unsigned_abs()).to_le_bytes()).collect(),
+        payload: (0..4000_u32)
+            .flat_map(|byte| (u64::from(byte) * 0x9e37_79b9_7f4a + number.unsigned_abs()).to_le_bytes())
+            .collect(),
     };
     let mut writer = RecordingWriter::create(&file).expect("created");
     (0..200).for_each(|number| writer.write(&record(number)).expect("written"));
     writer.finish().expect("finished");
-    assert!(RecordingReader::open(&file).expect("opens").zip(0..).all(|(read, number)| read.expect("whole") == record(number)));
+    assert!(
+        RecordingReader::open(&file)
+            .expect("opens")
+            .zip(0..)
+            .all(|(read, number)| read.expect("whole") == record(number))
+    );
     assert!(matches!(RecordingWriter::create(&file), Err(RecordingError::File { .. })), "nothing is overwritten");
 
     let bytes = std::fs::read(&file).expect("read");

@@ -20,6 +20,9 @@ use super::CompareError;
 /// Longest wait for a process that was asked to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Lines of a log that an error quotes.
+const WORDS_LINES: usize = 3;
+
 /// A child process, killed on drop.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -51,6 +54,11 @@ impl Process {
         Usage::of(self.child.id()).map_err(|source| self.ended(source))
     }
 
+    /// What the process has said so far.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Fails when the process has ended.
     pub(super) fn check(&mut self) -> Result<(), CompareError> {
         match self.child.try_wait() {
@@ -76,8 +84,13 @@ impl Process {
     }
 
     fn ended(&self, source: io::Error) -> CompareError {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let words = log.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
+        let log = self.log();
+        // A panic is followed by pages of where it came from.
+        let panic =
+            log.lines().position(|line| line.contains("panic") || line.contains("fatal") || line.contains("FATAL"));
+        let lines: Vec<&str> = log.lines().collect();
+        let from = panic.unwrap_or(lines.len().saturating_sub(WORDS_LINES));
+        let words = lines.into_iter().skip(from).take(WORDS_LINES).collect::<Vec<_>>().join(" | ");
         CompareError::Ended { name: self.name, words, source }
     }
 }

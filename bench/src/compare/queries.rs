@@ -181,3 +181,52 @@ impl Promql {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn promql(keys: Keys) -> Promql {
+        Promql { text: String::new(), from_ms: None, at_ms: 0, keys }
+    }
+
+    fn answer(values: &[(&str, f64)]) -> Answer {
+        Answer(values.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect())
+    }
+
+    #[test]
+    fn rows_and_responses_of_the_same_content_are_the_same_answer() {
+        let minutes = json!({"result": [{"metric": {}, "values": [[59.999, "1.5"], [119.999, "2"]]}]});
+        let rows = [("60000".to_owned(), vec![Some(1.5)]), ("120000".to_owned(), vec![Some(2.0)])];
+        let by_minute = promql(Keys::Minute);
+        assert_eq!(by_minute.answer(&minutes), by_minute.answer_of_rows(&["avg".to_owned()], &rows));
+
+        let samples = json!({"result": [
+            {"metric": {"__name__": "cpu_user_percent"}, "values": [[1, "7"]]},
+            {"metric": {"__name__": "cpu_idle_percent"}, "values": [[1, "8"], [2, "9"]]},
+        ]});
+        let columns = ["idle_percent".to_owned(), "user_percent".to_owned()];
+        let rows = [("1000".to_owned(), vec![Some(8.0), Some(7.0)]), ("2000".to_owned(), vec![Some(9.0), None])];
+        let by_sample = promql(Keys::Sample);
+        assert_eq!(by_sample.answer(&samples), by_sample.answer_of_rows(&columns, &rows));
+
+        let hosts = json!({"result": [{"metric": {"host": "a"}, "value": [1, "3"]}]});
+        assert_eq!(promql(Keys::Host).answer(&hosts), answer(&[("a", 3.0)]));
+    }
+
+    #[test]
+    fn a_missing_other_or_more_value_is_a_difference_and_rounding_is_none() {
+        let first = answer(&[("a", 1.0), ("b", 1e12)]);
+        assert_eq!(first.difference(&answer(&[("a", 1.0 + 1e-12), ("b", 1e12 + 1.0)])), None);
+        for other in [
+            &[("a", 1.0)][..],
+            &[("a", 1.0), ("c", 1e12)],
+            &[("a", 1.001), ("b", 1e12)],
+            &[("a", 1.0), ("b", 1e12), ("c", 0.0)],
+        ] {
+            assert!(first.difference(&answer(other)).is_some(), "{other:?}");
+        }
+    }
+}

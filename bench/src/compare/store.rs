@@ -21,6 +21,11 @@ use super::{
 /// Longest wait until a store serves, which may have to read its log first.
 const READY: Duration = Duration::from_secs(300);
 
+/// Longest wait until a store's counters tell of all that it has taken in.
+const COUNTED: Duration = Duration::from_secs(10);
+/// What VictoriaMetrics logs when all parts are merged.
+const MERGED: &str = "forced merge for partition_prefix=\"\" has been successfully finished";
+
 /// Which store, and how it is fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -143,8 +148,23 @@ impl Store {
         self.answer(request.body(body)).await.map(drop)
     }
 
-    /// Points that were taken in since the start.
-    pub(super) async fn points(&self) -> Result<u64, CompareError> {
+    /// Fails unless so many points were taken in since the start.
+    pub(super) async fn check_points(&self, expected: u64) -> Result<(), CompareError> {
+        let started = Instant::now();
+        loop {
+            let found = self.points().await?;
+            // VictoriaMetrics shows its counters as they were up to a second ago.
+            if found == expected {
+                return Ok(());
+            }
+            if started.elapsed() > COUNTED {
+                return Err(CompareError::Count { name: self.kind.name(), expected, found });
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn points(&self) -> Result<u64, CompareError> {
         let text = self.text("/metrics").await?;
         let lines = text.lines().filter(|line| line.starts_with(self.kind.taken_metric()));
         let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
@@ -157,15 +177,9 @@ impl Store {
         match self.kind {
             Kind::VictoriaMetrics => {
                 self.text("/internal/force_merge").await?;
-                let is_merging = |text: &str| {
-                    let lines = text.lines().filter(|line| {
-                        line.starts_with("vm_active_force_merges ") || line.starts_with("vm_active_merges{")
-                    });
-                    lines.filter_map(|line| line.rsplit(' ').next()).any(|count| count != "0")
-                };
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                while is_merging(&self.text("/metrics").await?) {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                // The log tells the end at once, the metrics up to a second later.
+                while !self.process.log().contains(MERGED) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 // The cache is what a restart begins with, and no data.
                 let bytes = folder_bytes(&self.data) - folder_bytes(&self.data.join("cache"));
