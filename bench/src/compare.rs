@@ -87,6 +87,12 @@ pub enum CompareError {
         /// Which one.
         name: &'static str,
     },
+    /// A store does not come to rest.
+    #[error("{name} does not finish merging")]
+    NotSettled {
+        /// Which one.
+        name: &'static str,
+    },
     /// A package can't be had.
     #[error("`{package}` is not on PATH and can't be fetched: install Debian's package of that name")]
     Peer {

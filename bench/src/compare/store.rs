@@ -21,6 +21,8 @@ use super::{
 /// Longest wait until a store serves, which may have to read its log first.
 const READY: Duration = Duration::from_secs(300);
 
+/// Longest wait until a store has merged what it has.
+const SETTLED: Duration = Duration::from_secs(600);
 /// Longest wait until a store's counters tell of all that it has taken in.
 const COUNTED: Duration = Duration::from_secs(10);
 /// What VictoriaMetrics logs when all parts are merged.
@@ -178,7 +180,11 @@ impl Store {
             Kind::VictoriaMetrics => {
                 self.text("/internal/force_merge").await?;
                 // The log tells the end at once, the metrics up to a second later.
+                let started = Instant::now();
                 while !self.process.log().contains(MERGED) {
+                    if started.elapsed() > SETTLED {
+                        return Err(CompareError::NotSettled { name: self.kind.name() });
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 // The cache is what a restart begins with, and no data.
