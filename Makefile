@@ -15,6 +15,14 @@ BENCH_SECONDS ?= 60
 # How long `make chaos` kills members; other faults go on for a quarter of that.
 CHAOS_SECONDS ?= 60
 CARGO ?= cargo
+# Sizes of `make bench`: hosts with all measurements at 1 s and for how many minutes; days of one host; hosts whose day is queried, and
+# the seconds between two of their samples. BENCH_ARGS="--without-prometheus" leaves Prometheus out.
+BENCH_HOSTS ?= 30
+BENCH_MINUTES ?= 20
+BENCH_DAYS ?= 7
+BENCH_FLEET_HOSTS ?= 1000
+BENCH_FLEET_INTERVAL ?= 30
+BENCH_ARGS ?=
 
 # $(call stage,heading): says what comes next, so that a failure is under its heading.
 stage = printf '\n== %s\n' '$(1)'
@@ -78,6 +86,13 @@ chaos: test-tools ## Do a fleet harm for some minutes and count its rows; CHAOS_
 	printf '\n%-72s %9s %11s %5s %7s %5s %7s\n' fault 'rows sent' 'stored once' lost doubled DEAD orphans
 	cat "$$report"
 	exit "$$failed"
+
+.PHONY: bench
+bench: tools ## Measure Plimsoll beside VictoriaMetrics and Prometheus, into docs/benchmarks.md; sizes by BENCH_HOSTS and others
+	@$(CARGO) build --release --locked -p plimsoll-bench -p plimsoll-ingest
+	'$(TARGET_DIR)/release/plimsoll-bench' compare --hosts '$(BENCH_HOSTS)' --minutes '$(BENCH_MINUTES)' --week-days '$(BENCH_DAYS)' \
+		--fleet-hosts '$(BENCH_FLEET_HOSTS)' --fleet-interval '$(BENCH_FLEET_INTERVAL)' --folder '$(TARGET_DIR)/bench' \
+		--write docs/benchmarks.md $(BENCH_ARGS)
 
 .PHONY: bench-agent
 bench-agent: tools ## Measure what the agent costs beside node_exporter, into docs/agent-overhead.md; BENCH_SECONDS=60 is how long

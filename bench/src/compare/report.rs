@@ -1,0 +1,218 @@
+//! The tables.
+
+use std::{fmt::Write as _, fs, process::Command, time::Duration};
+
+use super::{
+    CompareConfig,
+    dataset::Encoded,
+    peers::Peer,
+    plimsoll::{Ingested, Times},
+};
+
+/// How a store took the fleet in.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) points: u64,
+    /// What it was given, in bytes.
+    pub(super) given_bytes: u64,
+    pub(super) cpu: Duration,
+    pub(super) settling_cpu: Duration,
+    pub(super) wall: Duration,
+    pub(super) peak_bytes: u64,
+    pub(super) settling_peak_bytes: u64,
+    pub(super) stored_bytes: u64,
+    pub(super) broker: Option<Ingested>,
+}
+
+impl Row {
+    /// Points a second of processor time.
+    fn rate(&self, cpu: Duration) -> f64 {
+        self.points as f64 / cpu.as_secs_f64().max(0.01)
+    }
+
+    fn stored(&self) -> f64 {
+        self.rate(self.cpu)
+    }
+
+    fn settled(&self) -> f64 {
+        self.rate(self.cpu + self.settling_cpu)
+    }
+
+    fn bytes_a_point(&self) -> f64 {
+        self.stored_bytes as f64 / self.points.max(1) as f64
+    }
+}
+
+/// How a store answered.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) name: &'static str,
+    pub(super) times: Vec<Times>,
+    pub(super) stored_bytes: u64,
+}
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) encoded: Encoded,
+    pub(super) rows: Vec<Row>,
+    /// The questions, and how many values their answers have.
+    pub(super) questions: Vec<(&'static str, usize)>,
+    pub(super) asked: Vec<Asked>,
+    pub(super) history_points: u64,
+    pub(super) took: Duration,
+}
+
+const MEBIBYTE: f64 = 1_048_576.0;
+
+impl Report {
+    pub(super) fn markdown(&self, config: &CompareConfig, victoria: &Peer, prometheus: Option<&Peer>) -> String {
+        let mut out = self.introduction(config, victoria, prometheus);
+        self.write_ingest(config, &mut out);
+        self.write_broker(&mut out);
+        self.write_queries(config, &mut out);
+        out
+    }
+
+    fn introduction(&self, config: &CompareConfig, victoria: &Peer, prometheus: Option<&Peer>) -> String {
+        let peers = match prometheus {
+            Some(prometheus) => format!("VictoriaMetrics {} and Prometheus {}", victoria.version, prometheus.version),
+            None => format!("VictoriaMetrics {}", victoria.version),
+        };
+        format!(
+            "Measured on {} by `make bench` in {:.0} s: {}. Plimsoll {} beside Debian's {peers}, all with default settings except for \
+             retention, each alone and in turn, with the same points, which were encoded beforehand. CPU is a process's user and system \
+             time; who sends does not count.\n\nSizes: {} hosts for {} min, {} days of one host, {} hosts for a day at {} s.\n\n",
+            jiff::Zoned::now().date(),
+            self.took.as_secs_f64(),
+            machine(),
+            env!("CARGO_PKG_VERSION"),
+            config.hosts,
+            config.minutes,
+            config.week_days,
+            config.fleet_hosts,
+            config.fleet_interval.as_secs_f64(),
+        )
+    }
+
+    /// The best of VictoriaMetrics.
+    fn best(&self, figure: impl Fn(&Row) -> f64, larger_is_better: bool) -> f64 {
+        let figures = self.rows.iter().filter(|row| row.name.starts_with("VictoriaMetrics")).map(figure);
+        if larger_is_better { figures.fold(0.0, f64::max) } else { figures.fold(f64::INFINITY, f64::min) }
+    }
+
+    fn write_ingest(&self, config: &CompareConfig, out: &mut String) {
+        let points = self.encoded.points as f64;
+        let per_host = points / config.hosts as f64 / (config.minutes * 60) as f64;
+        let _ = write!(
+            out,
+            "## Taking in and storing\n\n{:.1} million points: {} hosts with all their measurements at 1 s for {} minutes, {per_host:.0} \
+             points a host and second. *Stored* is until the last point can be queried, *settled* includes the merging that follows: all \
+             parts into one for VictoriaMetrics, small files for Plimsoll, a snapshot with all in blocks for Prometheus. Bytes are all \
+             files after that, with catalog or index. Ratios are to the best of VictoriaMetrics.\n\n\
+             | | million points/CPU-s stored | ratio | settled | ratio | seconds | peak MiB | while settling | bytes a point | ratio |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+            points / 1e6,
+            config.hosts,
+            config.minutes,
+        );
+        let (stored, settled) = (self.best(Row::stored, true), self.best(Row::settled, true));
+        let bytes = self.best(Row::bytes_a_point, false);
+        for row in &self.rows {
+            let _ = writeln!(
+                out,
+                "| {} | {:.2} | {:.1} | {:.2} | {:.1} | {:.1} | {:.0} | {:.0} | {:.3} | {:.2} |",
+                row.name,
+                row.stored() / 1e6,
+                row.stored() / stored,
+                row.settled() / 1e6,
+                row.settled() / settled,
+                row.wall.as_secs_f64(),
+                row.peak_bytes as f64 / MEBIBYTE,
+                row.settling_peak_bytes as f64 / MEBIBYTE,
+                row.bytes_a_point(),
+                row.bytes_a_point() / bytes,
+            );
+        }
+    }
+
+    fn write_broker(&self, out: &mut String) {
+        let stored = self.best(Row::stored, true);
+        out.push_str(
+            "\nPlimsoll's points come through a broker, nats-server, that also serves live subscribers, alerts and replays. What that \
+             takes, and the sum of all:\n\n\
+             | | messages' bytes a point | broker CPU s to store | to give | peak MiB | bytes a point on its disk | ingest CPU s | \
+             million points/CPU-s, all | ratio |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        );
+        for row in &self.rows {
+            let Some(broker) = row.broker else { continue };
+            let all = row.rate(row.cpu + broker.broker_storing + broker.broker_giving);
+            let points = row.points as f64;
+            let _ = writeln!(
+                out,
+                "| {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} | {:.2} | {:.1} |",
+                row.name,
+                row.given_bytes as f64 / points,
+                broker.broker_storing.as_secs_f64(),
+                broker.broker_giving.as_secs_f64(),
+                broker.broker_peak_bytes as f64 / MEBIBYTE,
+                broker.broker_bytes as f64 / points,
+                row.cpu.as_secs_f64(),
+                all / 1e6,
+                all / stored,
+            );
+        }
+    }
+
+    fn write_queries(&self, config: &CompareConfig, out: &mut String) {
+        let _ = write!(
+            out,
+            "\n## Queries\n\n{:.1} million points: `cpu` of one host at 1 s for {} days, `cpu` of {} hosts at {} s for the 24 h after that, and \
+             their `memory` in the last hour. All answer the same, to nine digits. *First* is in a process that has just started; then the \
+             median of {} more, without caches of whole answers. Plimsoll is asked by SQL in one process, the others over HTTP on loopback.\n\n| query, ms | values |",
+            self.history_points as f64 / 1e6,
+            config.week_days,
+            config.fleet_hosts,
+            config.fleet_interval.as_secs_f64(),
+            super::plimsoll::REPEATS,
+        );
+        for asked in &self.asked {
+            let _ = write!(out, " {} first | then |", asked.name);
+        }
+        let _ = writeln!(out, " VictoriaMetrics / Plimsoll, then |");
+        let _ = writeln!(out, "| --- | ---: |{} ---: |", " ---: | ---: |".repeat(self.asked.len()));
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        for (index, (name, values)) in self.questions.iter().enumerate() {
+            let _ = write!(out, "| {name} | {values} |");
+            for asked in &self.asked {
+                let _ = write!(out, " {:.1} | {:.1} |", ms(asked.times[index].first), ms(asked.times[index].warm));
+            }
+            let warm = |name: &str| {
+                let asked = self.asked.iter().find(|asked| asked.name == name);
+                asked.map_or(f64::NAN, |asked| ms(asked.times[index].warm))
+            };
+            let _ = writeln!(out, " {:.2} |", warm("VictoriaMetrics") / warm("Plimsoll"));
+        }
+        out.push_str("\n| | bytes a point of these histories | peak MiB of a query |\n| --- | ---: | ---: |\n");
+        for asked in &self.asked {
+            let peak = asked.times.iter().map(|times| times.peak_bytes).max().unwrap_or(0);
+            let bytes = asked.stored_bytes as f64 / self.history_points.max(1) as f64;
+            let _ = writeln!(out, "| {} | {bytes:.3} | {:.0} |", asked.name, peak as f64 / MEBIBYTE);
+        }
+    }
+}
+
+/// Cores, processor, memory and kernel.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let first = |file: &str, key: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    let memory = first("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1_048_576.0;
+    let kernel = Command::new("uname").arg("-r").output();
+    let kernel = kernel.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    format!("{cores} cores of {}, {memory:.0} GiB, Linux {kernel}", first("/proc/cpuinfo", "model name"))
+}
