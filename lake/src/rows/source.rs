@@ -126,7 +126,11 @@ impl Offer {
                 column.role == role && (column.field_type == column_type || widened)
             };
             let named = rows.by_name.get(name).into_iter().flatten().copied();
-            columns.push(Selected { role, column_type, from: named.filter(|index| fits(&rows.columns[*index])).collect() });
+            columns.push(Selected {
+                role,
+                column_type,
+                from: named.filter(|index| fits(&rows.columns[*index])).collect(),
+            });
         }
         let position = |row| u32::try_from(row).expect("a set has far fewer rows than 4 billion");
         let kept = kept.flatten().map(position).collect();
