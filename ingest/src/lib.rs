@@ -24,9 +24,8 @@ use std::{
 
 use plimsoll_lake::{LakeError, LakeWriter};
 use plimsoll_nats::{
-    Client, NatsConfig, PartitionId, batch::BatchDecoder, client::MemberId, dead::chain, partition_group::PartitionGroup,
-    reader::ReaderEvent,
-    streams,
+    Client, NatsConfig, PartitionId, batch::BatchDecoder, client::MemberId, dead::chain,
+    partition_group::PartitionGroup, reader::ReaderEvent, streams,
 };
 use plimsoll_service::ops::{self, Ops, Readiness};
 use tokio::{sync::mpsc, time::Instant};
@@ -212,7 +211,9 @@ async fn gather(
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
         }
-        while !gatherer.batcher.is_full() && let Some(event) = waiting.pop_front() {
+        while !gatherer.batcher.is_full()
+            && let Some(event) = waiting.pop_front()
+        {
             if gatherer.batcher.must_commit_before(&event) {
                 committer.hand_over(gatherer.batcher.take(committer.spare())).await;
             }

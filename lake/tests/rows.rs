@@ -107,7 +107,11 @@ impl TestLake {
         }
         lake.commit(&set);
         for measurement in MEASUREMENTS {
-            lake.writer.lake().connection().execute(&format!("DELETE FROM lake.\"{measurement}\""), []).expect("empties");
+            lake.writer
+                .lake()
+                .connection()
+                .execute(&format!("DELETE FROM lake.\"{measurement}\""), [])
+                .expect("empties");
         }
         lake
     }
@@ -213,10 +217,8 @@ fn a_part_of_a_set_that_another_member_has_stored_is_left_out() {
         let mut set = RowSet::default();
         for (batch, sequence) in batches[..upto].iter().zip(1..) {
             set.push_batch(partition((sequence % 2) as u16), Sequence(sequence), NOW_MS, batch);
-            set.reached.insert(
-                partition((sequence % 2) as u16),
-                Position { incarnation: LIFE, sequence: Sequence(sequence) },
-            );
+            set.reached
+                .insert(partition((sequence % 2) as u16), Position { incarnation: LIFE, sequence: Sequence(sequence) });
         }
         set
     };
