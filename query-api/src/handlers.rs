@@ -59,7 +59,8 @@ pub(crate) fn coarsest(tiers: &[TierPart]) -> &'static str {
 
 /// A quantile such as `p95`, as a number from 0 to 1.
 pub(crate) fn parse_quantile(text: &str) -> Option<f64> {
-    let digits = text.strip_prefix('p').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))?;
+    let digits =
+        text.strip_prefix('p').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))?;
     digits.parse::<f64>().ok().filter(|percent| *percent <= 100.0).map(|percent| percent / 100.0)
 }
 

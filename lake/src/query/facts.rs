@@ -120,7 +120,9 @@ impl Facts {
     ) -> Result<Option<i64>, LakeError> {
         let (snapshot, name) = (self.snapshot, literal(&format!("{measurement}{}", tier.suffix())));
         let alive = |alias: &str| {
-            format!("{alias}.begin_snapshot <= {snapshot} AND ({alias}.end_snapshot IS NULL OR {alias}.end_snapshot > {snapshot})")
+            format!(
+                "{alias}.begin_snapshot <= {snapshot} AND ({alias}.end_snapshot IS NULL OR {alias}.end_snapshot > {snapshot})"
+            )
         };
         let of_others = if whole == Whole::Only { "max" } else { "min" };
         let sql = format!(
@@ -137,7 +139,8 @@ impl Facts {
             alive("f"),
         );
         let in_files: Option<i64> = connection.query_row(&sql, [], |row| row.get(0)).context("find the oldest file")?;
-        let before = in_files.map(|time| format!(" AND ts < epoch_ms({time}::BIGINT)::TIMESTAMP_MS")).unwrap_or_default();
+        let before =
+            in_files.map(|time| format!(" AND ts < epoch_ms({time}::BIGINT)::TIMESTAMP_MS")).unwrap_or_default();
         let table = tier.table(measurement);
         let sql = format!("SELECT epoch_ms(min(ts)) FROM {table} WHERE snapshot_id <= {upto}{before}");
         let inlined: Option<i64> = connection.query_row(&sql, [], |row| row.get(0)).context("find the oldest row")?;

@@ -181,7 +181,11 @@ impl<'s, 'c> Question<'s, 'c> {
     /// SQL of the aggregates: the keys, the bucket's start and the column `value`, which is never null.
     fn aggregates(&self, step_ms: Option<i64>) -> String {
         let list: String = self.keys.iter().map(|key| format!("{key}, ")).collect();
-        let (aggregated, with) = if self.query.rate { self.of_rates(&list, step_ms) } else { (self.of_values(&list, step_ms), String::new()) };
+        let (aggregated, with) = if self.query.rate {
+            self.of_rates(&list, step_ms)
+        } else {
+            (self.of_values(&list, step_ms), String::new())
+        };
         format!("{with}SELECT * FROM ({aggregated}) WHERE value IS NOT NULL")
     }
 

@@ -9,7 +9,8 @@ pub type Gap = (i64, i64);
 /// The longest pause that is none, in ms, of points with these times: 2.5 times their median distance. None where there are too few
 /// points to tell.
 fn longest_pause(times: &[i64]) -> Option<f64> {
-    let mut distances: Vec<i64> = times.windows(2).map(|pair| pair[1] - pair[0]).filter(|distance| *distance > 0).collect();
+    let mut distances: Vec<i64> =
+        times.windows(2).map(|pair| pair[1] - pair[0]).filter(|distance| *distance > 0).collect();
     if distances.is_empty() {
         return None;
     }

@@ -113,7 +113,9 @@ mod tests {
         let inner = &points[1..points.len() - 1];
         let buckets: Vec<Vec<Point>> = (0..wanted - 2)
             .map(|bucket| {
-                let within = |index: usize| index >= bucket * inner.len() / (wanted - 2) && index < (bucket + 1) * inner.len() / (wanted - 2);
+                let within = |index: usize| {
+                    index >= bucket * inner.len() / (wanted - 2) && index < (bucket + 1) * inner.len() / (wanted - 2)
+                };
                 inner.iter().enumerate().filter(|(index, _)| within(*index)).map(|(_, point)| *point).collect()
             })
             .chain([vec![last]])
@@ -124,9 +126,8 @@ mod tests {
             let x = next.iter().map(|p| p.0 as f64).sum::<f64>() / next.len() as f64;
             let y = next.iter().map(|p| p.1).sum::<f64>() / next.len() as f64;
             let a = kept[kept.len() - 1];
-            let triangle = |b: &Point| {
-                0.5 * ((a.0 as f64 - x) * (b.1 - a.1) - (a.0 as f64 - b.0 as f64) * (y - a.1)).abs()
-            };
+            let triangle =
+                |b: &Point| 0.5 * ((a.0 as f64 - x) * (b.1 - a.1) - (a.0 as f64 - b.0 as f64) * (y - a.1)).abs();
             let largest = bucket.iter().map(triangle).fold(0.0, f64::max);
             kept.push(*bucket.iter().find(|point| triangle(point) == largest).expect("one is the largest"));
         }
@@ -173,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_spike_survives() {
-        let points: Vec<Point> = (0..10_000).map(|second| (second * 1000, if second == 7_777 { 100.0 } else { 1.0 })).collect();
+        let points: Vec<Point> =
+            (0..10_000).map(|second| (second * 1000, if second == 7_777 { 100.0 } else { 1.0 })).collect();
         assert!(choose(&points, 50).contains(&7_777));
     }
 

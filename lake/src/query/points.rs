@@ -204,7 +204,8 @@ impl Plan {
         // Of a line, means of buckets will do where there are enough of them.
         let length = reach_ms.saturating_sub(from_ms);
         let enough = |wanted: NonZeroUsize| length / i64::try_from(wanted.get()).unwrap_or(i64::MAX).max(1);
-        let coarse = |interval: i64| Tier::ALL.into_iter().rev().filter_map(Tier::bucket_ms).find(|bucket| *bucket <= interval);
+        let coarse =
+            |interval: i64| Tier::ALL.into_iter().rev().filter_map(Tier::bucket_ms).find(|bucket| *bucket <= interval);
         let wish_step = step_ms.or_else(|| query.line.map(|wanted| coarse(enough(wanted)).unwrap_or(1)));
         let has_text = source.fields.iter().any(|(_, kind)| *kind == FieldType::Text);
         let summaries_do = !has_text && query.quantiles.is_empty() && wish_step.is_some();
@@ -263,7 +264,8 @@ fn raw(source: &Source<'_>, fields: &[usize], query: &PointsQuery) -> Result<Vec
         Some(_) => String::new(),
         None => {
             // One point more than wanted tells that there are more.
-            let within = names.iter().map(|(name, _)| format!("count({}) OVER newest <= {} + 1", ident(name), query.limit));
+            let within =
+                names.iter().map(|(name, _)| format!("count({}) OVER newest <= {} + 1", ident(name), query.limit));
             let within: Vec<String> = within.collect();
             format!(
                 "WINDOW newest AS (PARTITION BY {series} ORDER BY ts DESC ROWS UNBOUNDED PRECEDING) QUALIFY {}",
@@ -304,7 +306,11 @@ fn exact_buckets(
             inner.push_str(&format!(", quantile_cont({column}::DOUBLE, {:?}) AS q{index}", query.quantiles));
             (1..=query.quantiles.len()).for_each(|place| outer.push_str(&format!(", q{index}[{place}]")));
         }
-        columns.push(Column { field: name.clone(), kind: *kind, shape: Shape::Bucket { quantiles: query.quantiles.len() } });
+        columns.push(Column {
+            field: name.clone(),
+            kind: *kind,
+            shape: Shape::Bucket { quantiles: query.quantiles.len() },
+        });
     }
     let (from_ms, to_ms) = (parts.first().map_or(0, |part| part.from_ms), parts.last().and_then(|part| part.to_ms));
     let (series, rows, bucket) = (source.series_list(), source.rows(from_ms, to_ms), bucket_sql(Some(step_ms)));
@@ -327,9 +333,8 @@ fn summed_buckets(
     }
     let (mut aggregates, mut columns, mut quantiles) = (String::new(), Vec::new(), Vec::new());
     for index in fields {
-        aggregates.push_str(&format!(
-            ", sum(s{index}) / sum(c{index}), min(n{index}), max(x{index}), sum(c{index})::BIGINT"
-        ));
+        aggregates
+            .push_str(&format!(", sum(s{index}) / sum(c{index}), min(n{index}), max(x{index}), sum(c{index})::BIGINT"));
         let field = source.fields[*index].0.clone();
         columns.push(Column { field, kind: FieldType::Float, shape: Shape::Bucket { quantiles: 0 } });
         quantiles.push(match &query.quantiles[..] {
@@ -362,7 +367,9 @@ pub(super) struct Column {
 pub(super) enum Shape {
     Value,
     /// Mean, smallest and largest value, count, and so many quantiles.
-    Bucket { quantiles: usize },
+    Bucket {
+        quantiles: usize,
+    },
 }
 
 /// Looks up the quantiles of a column's bucket, where they are not in the result.

@@ -61,7 +61,8 @@ pub(super) fn steps_sql(source: &Source<'_>, part: &TierPart, index: usize) -> S
     };
     let from_ms = part.from_ms;
     // Differences of integers are exact, also of those that no double holds.
-    let difference = if *kind == FieldType::Integer && part.tier.bucket_ms().is_none() { "v::HUGEINT - p" } else { "v - p" };
+    let difference =
+        if *kind == FieldType::Integer && part.tier.bucket_ms().is_none() { "v::HUGEINT - p" } else { "v - p" };
     format!(
         "distances AS (
            SELECT *, t - lag(t) OVER w AS dt, lag(v) OVER w AS p FROM ({values}) WINDOW w AS (PARTITION BY {series} ORDER BY t, v)
@@ -85,7 +86,9 @@ pub(super) fn read(
     let (Some(part), (field, _)) = (parts.first(), &source.fields[index]) else { return Ok(Vec::new()) };
     let (steps, series) = (steps_sql(source, part, index), source.series_list());
     let (select, shape) = match step_ms {
-        None => (format!("SELECT {series}, t, rise * 1000 / dt FROM steps WHERE dt > 0 ORDER BY {series}, t"), Shape::Value),
+        None => {
+            (format!("SELECT {series}, t, rise * 1000 / dt FROM steps WHERE dt > 0 ORDER BY {series}, t"), Shape::Value)
+        }
         Some(step) => {
             let each = "(rise * 1000 / dt) FILTER (WHERE dt > 0)";
             let buckets = format!(

@@ -174,12 +174,7 @@ fn combine(source: &Source<'_>, fields: &[usize], found: Vec<FoundSeries>, mut l
 }
 
 /// Runs SQL that gives the columns of each field after those of the series.
-fn read_found(
-    source: &Source<'_>,
-    sql: &str,
-    fields: &[usize],
-    exact: bool,
-) -> Result<Vec<FoundSeries>, QueryError> {
+fn read_found(source: &Source<'_>, sql: &str, fields: &[usize], exact: bool) -> Result<Vec<FoundSeries>, QueryError> {
     let mut statement = source.connection.prepare(sql).context("prepare statistics")?;
     let mut rows = statement.query([]).context("compute statistics")?;
     let mut reader = SeriesReader::new(&source.tags);

@@ -141,7 +141,8 @@ fn aligned(from_ms: i64, to_ms: Option<i64>, tier: Tier, emit: &mut impl FnMut(T
     }
     let Some(bucket) = tier.bucket_ms() else { return emit(TierPart { tier, from_ms, to_ms }) };
     let finer = if tier == Tier::Hour { Tier::Minute } else { Tier::Raw };
-    let start = from_ms.div_euclid(bucket).saturating_add(i64::from(from_ms.rem_euclid(bucket) != 0)).saturating_mul(bucket);
+    let start =
+        from_ms.div_euclid(bucket).saturating_add(i64::from(from_ms.rem_euclid(bucket) != 0)).saturating_mul(bucket);
     let end = to_ms.map(|to| to.div_euclid(bucket) * bucket);
     if end.is_some_and(|end| end <= start) {
         return aligned(from_ms, to_ms, finer, emit);
@@ -242,7 +243,12 @@ mod tests {
     fn summaries_answer_long_intervals_in_whole_buckets() {
         let (day, all) = (24 * HOUR, wide(Tier::Hour));
         let one = Hosts::from(plimsoll_nats::HostId::parse("h").expect("host"));
-        let wish = |length: i64, step: i64, summaries_do| Wish { from_ms: 0, reach_ms: length, step_ms: Some(step), summaries_do };
+        let wish = |length: i64, step: i64, summaries_do| Wish {
+            from_ms: 0,
+            reach_ms: length,
+            step_ms: Some(step),
+            summaries_do,
+        };
         let auto = |wish: Wish, hosts: &Hosts, extent| choose(TierChoice::Auto, &wish, hosts, &extent);
         assert_eq!(auto(wish(day, HOUR, true), &one, all), Tier::Raw, "short enough");
         assert_eq!(auto(wish(day + 1, HOUR, true), &one, all), Tier::Hour);

@@ -71,7 +71,11 @@ impl Fixture {
     }
 
     fn number(&self, sql: &str) -> i64 {
-        self.writer.lake().connection().query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{error}\n{sql}"))
+        self.writer
+            .lake()
+            .connection()
+            .query_row(sql, [], |row| row.get(0))
+            .unwrap_or_else(|error| panic!("{error}\n{sql}"))
     }
 
     /// Rolls up what is new, in one transaction.
@@ -90,11 +94,14 @@ impl Fixture {
              CREATE TABLE IF NOT EXISTS lake.main.{into} (ts TIMESTAMP_MS, host VARCHAR{tag_columns}{summaries})"
         ));
         let whose = format!("measurement = '{measurement}' AND tier = '{tier_name}'");
-        let before = self.number(&format!("SELECT coalesce(max(snapshot), -1) FROM lake.plimsoll.rollups WHERE {whose}"));
+        let before =
+            self.number(&format!("SELECT coalesce(max(snapshot), -1) FROM lake.plimsoll.rollups WHERE {whose}"));
         let snapshot = self.number("SELECT id FROM lake.current_snapshot()");
         let series: String = tags.iter().map(|tag| format!(", {tag}")).collect();
         let bucket = if tier == Tier::Minute { "minute" } else { "hour" };
-        let new = format!("(SELECT *, date_trunc('{bucket}', ts)::TIMESTAMP_MS AS b FROM lake.main.{from} WHERE snapshot_id > {before})");
+        let new = format!(
+            "(SELECT *, date_trunc('{bucket}', ts)::TIMESTAMP_MS AS b FROM lake.main.{from} WHERE snapshot_id > {before})"
+        );
         let mut columns = String::new();
         for field in fields {
             columns.push_str(&if tier == Tier::Minute {
@@ -114,7 +121,9 @@ impl Fixture {
                 )
             });
         }
-        self.execute(&format!("INSERT INTO lake.main.{into} SELECT b, host{series}{columns} FROM {new} GROUP BY b, host{series}"));
+        self.execute(&format!(
+            "INSERT INTO lake.main.{into} SELECT b, host{series}{columns} FROM {new} GROUP BY b, host{series}"
+        ));
         self.execute(&format!(
             "DELETE FROM lake.plimsoll.rollups WHERE {whose};
              INSERT INTO lake.plimsoll.rollups VALUES ('{measurement}', '{tier_name}', {snapshot});

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use axum::{Json, extract::State, http::Uri};
 use plimsoll_lake::query::{
-    Aggregate, FleetQuery, FleetRows, GroupKey, HostPattern, Hosts, QueryError, Ranking, Selection, Threshold, TierPart,
-    is_counter,
+    Aggregate, FleetQuery, FleetRows, GroupKey, HostPattern, Hosts, QueryError, Ranking, Selection, Threshold,
+    TierPart, is_counter,
 };
 use plimsoll_nats::{HostId, Name, catalog};
 use serde::Serialize;
@@ -103,7 +103,8 @@ fn nothing(error: QueryError, field: &Name, counts: bool) -> Result<FleetRows, A
 
 fn parse(measurement: Name, uri: &Uri) -> Result<Request, ApiError> {
     let mut params = Params::of(uri);
-    let field = params.required("field", "a field such as `usage_percent`: see /api/measurements", |text| Name::parse(text).ok());
+    let field = params
+        .required("field", "a field such as `usage_percent`: see /api/measurements", |text| Name::parse(text).ok());
     let aggregate = params.optional("agg", EXPECTED_AGGREGATE, parse_aggregate).unwrap_or(Aggregate::Avg);
     let by = params.optional("by", EXPECTED_KEYS, parse_keys).unwrap_or_default();
     let hosts = params.optional("hosts", EXPECTED_HOSTS, parse_hosts).unwrap_or(Hosts::All);
@@ -130,7 +131,10 @@ fn parse(measurement: Name, uri: &Uri) -> Result<Request, ApiError> {
     if let (Some(step), Some(interval)) = (step, interval) {
         let length = u128::from(interval.to_ms.abs_diff(interval.from_ms));
         if length.div_ceil(step.as_millis().max(1)) > MAX_BUCKETS {
-            params.wrong("step", format!("at least {}ms: an interval may have {MAX_BUCKETS} buckets", length.div_ceil(MAX_BUCKETS)));
+            params.wrong(
+                "step",
+                format!("at least {}ms: an interval may have {MAX_BUCKETS} buckets", length.div_ceil(MAX_BUCKETS)),
+            );
         }
     }
     params.finish()?;
@@ -142,7 +146,11 @@ fn parse(measurement: Name, uri: &Uri) -> Result<Request, ApiError> {
     };
     let threshold = above.map(Threshold::Above).or(below.map(Threshold::Below));
     let selection = Selection { hosts, measurement, from_ms: interval.from_ms, to_ms: interval.end(), tags };
-    Ok(Request { selection, interval, query: FleetQuery { field, aggregate, by, step, ranking, threshold, rate, tier } })
+    Ok(Request {
+        selection,
+        interval,
+        query: FleetQuery { field, aggregate, by, step, ranking, threshold, rate, tier },
+    })
 }
 
 fn parse_aggregate(text: &str) -> Option<Aggregate> {

@@ -8,8 +8,8 @@ use plimsoll_nats::{HostId, Name};
 use serde::Serialize;
 
 use super::{
-    EXPECTED_FIELDS, EXPECTED_MEASUREMENT, coarsest, interval::Interval, parse_fields, parse_host, parse_quantile, take_tier,
-    unit_of,
+    EXPECTED_FIELDS, EXPECTED_MEASUREMENT, coarsest, interval::Interval, parse_fields, parse_host, parse_quantile,
+    take_tier, unit_of,
 };
 use crate::{
     app::App,

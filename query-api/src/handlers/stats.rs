@@ -50,7 +50,8 @@ pub async fn read(State(app): State<App>, Segment(host): Segment, uri: Uri) -> R
     };
     let host = parse_host(&host)?;
     let (from_ms, to_ms) = (interval.from_ms, interval.end());
-    let selection = Selection { hosts: Hosts::from(host.clone()), measurement: measurement.clone(), from_ms, to_ms, tags };
+    let selection =
+        Selection { hosts: Hosts::from(host.clone()), measurement: measurement.clone(), from_ms, to_ms, tags };
     let current = app.feed.is_current();
     let query = app.reader.stats(&app.tail, selection, fields.clone(), tier);
     let (complete, tiers, found) = match app.timed("stats", query).await {
