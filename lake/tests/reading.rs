@@ -602,6 +602,56 @@ async fn hosts_are_ranked_summed_and_rated() {
 }
 
 #[tokio::test]
+async fn a_tag_that_only_the_tail_knows_selects_there() {
+    let mut fixture = Fixture::new();
+    let mut old = batch(&seconds(0, 10, |_| 1.0));
+    old.tags.clear();
+    let message = fixture.arrive(old);
+    fixture.commit(vec![message]);
+    fixture.arrive(batch(&seconds(60, 5, |_| 1.0)));
+    let tags = BTreeMap::from([(name("core"), "0".to_owned())]);
+    let selection = Selection { tags, ..all_of("web-1", "load") };
+    let stats = fixture.reader.stats(&fixture.tail, selection, None, TierChoice::Auto).await.expect("answers").rows;
+    assert_eq!(stats[0].count, 5);
+    let all =
+        fixture.reader.stats(&fixture.tail, all_of("web-1", "load"), None, TierChoice::Auto).await.expect("answers");
+    let counts: Vec<_> = all.rows.iter().map(|stats| (stats.tags.len(), stats.count)).collect();
+    assert_eq!(counts, [(0, 10), (0, 10), (1, 5), (1, 5)], "two fields of each series");
+}
+
+#[tokio::test]
+async fn short_names_of_tags_and_fields_clash_with_nothing() {
+    let mut fixture = Fixture::new();
+    let fields = ["v", "t_total", "c0", "value", "n"];
+    let mut odd = batch(&seconds(0, 120, |_| 1.0));
+    let ones = Column::Integer((0..120).map(Some).collect());
+    odd.fields = fields.iter().map(|field| (name(field), ones.clone())).collect();
+    odd.tags = ["b", "k", "q0", "t", "s0"].iter().map(|tag| (name(tag), vec!["x".to_owned(); 120])).collect();
+    let message = fixture.arrive(odd);
+    fixture.commit(vec![message]);
+    fixture.roll_up("load", &["b", "k", "q0", "t", "s0"], &fields, Tier::Minute);
+    let of_all = all_of("web-1", "load");
+    for tier in [TierChoice::Only(Tier::Raw), TierChoice::Only(Tier::Minute)] {
+        let query = PointsQuery { fields: None, quantiles: vec![0.5], tier, ..buckets(MINUTE) };
+        let rows = fixture.reader.points(&fixture.tail, of_all.clone(), query.clone()).await.expect("answers").rows;
+        assert_eq!(rows.iter().map(|series| series.points.len()).collect::<Vec<_>>(), [2; 5]);
+        let query = PointsQuery { rate: true, quantiles: Vec::new(), ..query };
+        let rows = fixture.reader.points(&fixture.tail, of_all.clone(), query).await.expect("answers").rows;
+        assert_eq!(rows.iter().filter(|series| series.rate).count(), 1);
+        let rows = fixture.reader.stats(&fixture.tail, of_all.clone(), None, tier).await.expect("answers").rows;
+        assert_eq!(rows.iter().map(|stats| stats.count).collect::<Vec<_>>(), [120; 5]);
+        for aggregate in [Aggregate::Avg, Aggregate::Sum, Aggregate::Quantile(0.5), Aggregate::Last] {
+            let by = ["b", "k", "q0", "t", "s0"].map(|tag| GroupKey::Tag(name(tag))).to_vec();
+            for (field, rate) in [("value", false), ("t_total", true)] {
+                let query =
+                    FleetQuery { field: name(field), by: by.clone(), rate, tier, ..fleet(aggregate, Some(MINUTE)) };
+                assert_eq!(groups(&fixture, query).await.len(), 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn files_of_other_days_are_left_out() {
     let mut fixture = Fixture::new();
     for day in 0..5 {

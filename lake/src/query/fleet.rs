@@ -114,7 +114,7 @@ pub struct FleetGroup {
 }
 
 /// The column of the start of a bucket.
-const BUCKET: &str = "b";
+const BUCKET: &str = "_b";
 
 /// Reads what the query asks for.
 pub(super) fn read(source: &Source<'_>, query: &FleetQuery) -> Result<Found<FleetRows>, QueryError> {
@@ -178,7 +178,7 @@ impl<'s, 'c> Question<'s, 'c> {
         Ok(Self { source, query, parts, keys, step_ms })
     }
 
-    /// SQL of the aggregates: the keys, the bucket's start and the column `value`, which is never null.
+    /// SQL of the aggregates: the keys, the bucket's start and the column `_value`, which is never null.
     fn aggregates(&self, step_ms: Option<i64>) -> String {
         let list: String = self.keys.iter().map(|key| format!("{key}, ")).collect();
         let (aggregated, with) = if self.query.rate {
@@ -186,25 +186,25 @@ impl<'s, 'c> Question<'s, 'c> {
         } else {
             (self.of_values(&list, step_ms), String::new())
         };
-        format!("{with}SELECT * FROM ({aggregated}) WHERE value IS NOT NULL")
+        format!("{with}SELECT * FROM ({aggregated}) WHERE _value IS NOT NULL")
     }
 
     fn of_values(&self, list: &str, step_ms: Option<i64>) -> String {
         let (source, bucket) = (self.source, bucket_sql(step_ms));
         let summed = |value: &str| {
             let partials = source.partials(&self.parts);
-            format!("SELECT {list}{bucket} AS {BUCKET}, {value} AS value FROM {partials} GROUP BY {list}{BUCKET}")
+            format!("SELECT {list}{bucket} AS {BUCKET}, {value} AS _value FROM {partials} GROUP BY {list}{BUCKET}")
         };
         match self.query.aggregate {
-            Aggregate::Avg => summed("sum(s0) / sum(c0)"),
-            Aggregate::Min => summed("min(n0)"),
-            Aggregate::Max => summed("max(x0)"),
-            Aggregate::Count => summed("nullif(sum(c0), 0)::DOUBLE"),
+            Aggregate::Avg => summed("sum(_s0) / sum(_c0)"),
+            Aggregate::Min => summed("min(_n0)"),
+            Aggregate::Max => summed("max(_x0)"),
+            Aggregate::Count => summed("nullif(sum(_c0), 0)::DOUBLE"),
             Aggregate::Sum => {
                 let (series, partials) = (source.series_list(), source.partials(&self.parts));
                 format!(
-                    "SELECT {list}{BUCKET}, sum(mean) AS value FROM (
-                       SELECT {series}, {bucket} AS {BUCKET}, sum(s0) / sum(c0) AS mean FROM {partials} GROUP BY {series}, {BUCKET}
+                    "SELECT {list}{BUCKET}, sum(_mean) AS _value FROM (
+                       SELECT {series}, {bucket} AS {BUCKET}, sum(_s0) / sum(_c0) AS _mean FROM {partials} GROUP BY {series}, {BUCKET}
                      ) GROUP BY {list}{BUCKET}"
                 )
             }
@@ -214,9 +214,9 @@ impl<'s, 'c> Question<'s, 'c> {
             }
             Aggregate::Quantile(quantile) => {
                 let counts = source.sketch_counts(&self.parts, 0);
-                let counts = format!("SELECT {list}{bucket} AS {BUCKET}, k, n FROM {counts}");
+                let counts = format!("SELECT {list}{bucket} AS {BUCKET}, _k, _n FROM {counts}");
                 let keys: Vec<String> = self.keys.iter().cloned().chain([BUCKET.to_owned()]).collect();
-                format!("SELECT {list}{BUCKET}, q0 AS value FROM ({})", quantile_sql(&keys, &counts, &[quantile]))
+                format!("SELECT {list}{BUCKET}, _q0 AS _value FROM ({})", quantile_sql(&keys, &counts, &[quantile]))
             }
         }
     }
@@ -229,30 +229,33 @@ impl<'s, 'c> Question<'s, 'c> {
         };
         let (from_ms, to_ms) = (self.source.selection.from_ms, self.source.selection.to_ms);
         let rows = self.source.rows(from_ms, to_ms);
-        format!("SELECT {list}{bucket} AS {BUCKET}, {} AS value FROM {rows} GROUP BY {list}{BUCKET}", aggregate(&value))
+        format!(
+            "SELECT {list}{bucket} AS {BUCKET}, {} AS _value FROM {rows} GROUP BY {list}{BUCKET}",
+            aggregate(&value)
+        )
     }
 
     /// SQL of aggregates of the series' rates, and of the tables that must stand before it.
     fn of_rates(&self, list: &str, step_ms: Option<i64>) -> (String, String) {
-        let bucket = step_ms.map_or_else(|| "0::BIGINT".to_owned(), |step| format!("t // {step} * {step}"));
+        let bucket = step_ms.map_or_else(|| "0::BIGINT".to_owned(), |step| format!("_t // {step} * {step}"));
         let series = self.source.series_list();
         let with = format!("WITH {} ", rate::steps_sql(self.source, &self.parts[0], 0));
         if self.query.aggregate == Aggregate::Last {
-            let last = "arg_max(rise * 1000 / dt, t) FILTER (WHERE dt > 0)";
-            let sql = format!("SELECT {list}{bucket} AS {BUCKET}, {last} AS value FROM steps GROUP BY {list}{BUCKET}");
+            let last = "arg_max(_rise * 1000 / _dt, _t) FILTER (WHERE _dt > 0)";
+            let sql = format!("SELECT {list}{bucket} AS {BUCKET}, {last} AS _value FROM steps GROUP BY {list}{BUCKET}");
             return (sql, with);
         }
         let value = match self.query.aggregate {
-            Aggregate::Avg => "avg(rate)".to_owned(),
-            Aggregate::Min => "min(rate)".to_owned(),
-            Aggregate::Max | Aggregate::Last => "max(rate)".to_owned(),
-            Aggregate::Sum => "sum(rate)".to_owned(),
-            Aggregate::Count => "nullif(count(rate), 0)::DOUBLE".to_owned(),
-            Aggregate::Quantile(quantile) => format!("quantile_cont(rate, {quantile:?})"),
+            Aggregate::Avg => "avg(_rate)".to_owned(),
+            Aggregate::Min => "min(_rate)".to_owned(),
+            Aggregate::Max | Aggregate::Last => "max(_rate)".to_owned(),
+            Aggregate::Sum => "sum(_rate)".to_owned(),
+            Aggregate::Count => "nullif(count(_rate), 0)::DOUBLE".to_owned(),
+            Aggregate::Quantile(quantile) => format!("quantile_cont(_rate, {quantile:?})"),
         };
         let sql = format!(
-            "SELECT {list}{BUCKET}, {value} AS value FROM (
-               SELECT {series}, {bucket} AS {BUCKET}, sum(rise) * 1000 / nullif(sum(dt), 0) AS rate FROM steps GROUP BY {series}, {BUCKET}
+            "SELECT {list}{BUCKET}, {value} AS _value FROM (
+               SELECT {series}, {bucket} AS {BUCKET}, sum(_rise) * 1000 / nullif(sum(_dt), 0) AS _rate FROM steps GROUP BY {series}, {BUCKET}
              ) GROUP BY {list}{BUCKET}"
         );
         (sql, with)
@@ -267,7 +270,7 @@ impl<'s, 'c> Question<'s, 'c> {
         let order = if ranking.lowest { "ASC" } else { "DESC" };
         // The keys decide among equals, so that the same answer comes each time.
         let keys: String = self.keys.iter().map(|key| format!(", {key}")).collect();
-        format!("FROM ({}) ORDER BY value {order}{keys} LIMIT {}", self.aggregates(None), ranking.count)
+        format!("FROM ({}) ORDER BY _value {order}{keys} LIMIT {}", self.aggregates(None), ranking.count)
     }
 
     /// The groups that rank highest over the whole interval, in the order of their ranks, with their buckets.
@@ -340,8 +343,8 @@ impl<'s, 'c> Question<'s, 'c> {
     /// For each bucket how many groups are beyond the threshold, and how many there are.
     fn counts(&self, threshold: Threshold) -> Result<Vec<(i64, u64, u64)>, QueryError> {
         let beyond = match threshold {
-            Threshold::Above(limit) => format!("value > {limit:?}"),
-            Threshold::Below(limit) => format!("value < {limit:?}"),
+            Threshold::Above(limit) => format!("_value > {limit:?}"),
+            Threshold::Below(limit) => format!("_value < {limit:?}"),
         };
         let aggregates = self.aggregates(self.step_ms);
         let sql = format!(

@@ -265,10 +265,10 @@ fn raw(source: &Source<'_>, fields: &[usize], query: &PointsQuery) -> Result<Vec
         None => {
             // One point more than wanted tells that there are more.
             let within =
-                names.iter().map(|(name, _)| format!("count({}) OVER newest <= {} + 1", ident(name), query.limit));
+                names.iter().map(|(name, _)| format!("count({}) OVER _newest <= {} + 1", ident(name), query.limit));
             let within: Vec<String> = within.collect();
             format!(
-                "WINDOW newest AS (PARTITION BY {series} ORDER BY ts DESC ROWS UNBOUNDED PRECEDING) QUALIFY {}",
+                "WINDOW _newest AS (PARTITION BY {series} ORDER BY ts DESC ROWS UNBOUNDED PRECEDING) QUALIFY {}",
                 within.join(" OR ")
             )
         }
@@ -293,18 +293,18 @@ fn exact_buckets(
     for (index, (name, kind)) in fields.iter().map(|index| (index, &source.fields[*index])) {
         let column = value::expression(&ident(name), *kind);
         if *kind == FieldType::Text {
-            inner.push_str(&format!(", arg_max({column}, ts) AS t{index}"));
-            outer.push_str(&format!(", t{index}"));
+            inner.push_str(&format!(", arg_max({column}, ts) AS _t{index}"));
+            outer.push_str(&format!(", _t{index}"));
             columns.push(Column { field: name.clone(), kind: *kind, shape: Shape::Value });
             continue;
         }
         inner.push_str(&format!(
-            ", avg({column}) AS m{index}, min({column}) AS n{index}, max({column}) AS x{index}, count({column}) AS c{index}"
+            ", avg({column}) AS _m{index}, min({column}) AS _n{index}, max({column}) AS _x{index}, count({column}) AS _c{index}"
         ));
-        outer.push_str(&format!(", m{index}, n{index}, x{index}, c{index}"));
+        outer.push_str(&format!(", _m{index}, _n{index}, _x{index}, _c{index}"));
         if !query.quantiles.is_empty() {
-            inner.push_str(&format!(", quantile_cont({column}::DOUBLE, {:?}) AS q{index}", query.quantiles));
-            (1..=query.quantiles.len()).for_each(|place| outer.push_str(&format!(", q{index}[{place}]")));
+            inner.push_str(&format!(", quantile_cont({column}::DOUBLE, {:?}) AS _q{index}", query.quantiles));
+            (1..=query.quantiles.len()).for_each(|place| outer.push_str(&format!(", _q{index}[{place}]")));
         }
         columns.push(Column {
             field: name.clone(),
@@ -315,7 +315,7 @@ fn exact_buckets(
     let (from_ms, to_ms) = (parts.first().map_or(0, |part| part.from_ms), parts.last().and_then(|part| part.to_ms));
     let (series, rows, bucket) = (source.series_list(), source.rows(from_ms, to_ms), bucket_sql(Some(step_ms)));
     let sql = format!(
-        "SELECT {series}, b{outer} FROM (SELECT {series}, {bucket} AS b{inner} FROM {rows} GROUP BY ALL) ORDER BY {series}, b"
+        "SELECT {series}, _b{outer} FROM (SELECT {series}, {bucket} AS _b{inner} FROM {rows} GROUP BY ALL) ORDER BY {series}, _b"
     );
     collect(source, &sql, columns, query, &mut |_, _| None)
 }
@@ -333,8 +333,9 @@ fn summed_buckets(
     }
     let (mut aggregates, mut columns, mut quantiles) = (String::new(), Vec::new(), Vec::new());
     for index in fields {
-        aggregates
-            .push_str(&format!(", sum(s{index}) / sum(c{index}), min(n{index}), max(x{index}), sum(c{index})::BIGINT"));
+        aggregates.push_str(&format!(
+            ", sum(_s{index}) / sum(_c{index}), min(_n{index}), max(_x{index}), sum(_c{index})::BIGINT"
+        ));
         let field = source.fields[*index].0.clone();
         columns.push(Column { field, kind: FieldType::Float, shape: Shape::Bucket { quantiles: 0 } });
         quantiles.push(match &query.quantiles[..] {
@@ -344,7 +345,7 @@ fn summed_buckets(
     }
     let (series, bucket) = (source.series_list(), bucket_sql(Some(step_ms)));
     let sql = format!(
-        "SELECT {series}, {bucket} AS b{aggregates} FROM {} GROUP BY {series}, b ORDER BY {series}, b",
+        "SELECT {series}, {bucket} AS _b{aggregates} FROM {} GROUP BY {series}, _b ORDER BY {series}, _b",
         source.partials(parts)
     );
     let mut found = collect(source, &sql, columns, query, &mut |place, key| quantiles[place].remove(key))?;

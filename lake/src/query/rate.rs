@@ -38,7 +38,7 @@ pub fn is_counter(measurement: &Name, field: &Name) -> bool {
     spec.map_or_else(|| field.ends_with(COUNTER_SUFFIX), |spec| spec.kind == FieldKind::Counter)
 }
 
-/// SQL of the rises of a counter, after a `WITH`: the tables `steps` with the series, `t` (Unix ms), `dt` (ms since the value before) and `rise`,
+/// SQL of the rises of a counter, after a `WITH`: the tables `steps` with the series, `_t` (Unix ms), `_dt` (ms since the value before) and `_rise`,
 /// each belonging to the selection's interval. One counter by the index of its field.
 pub(super) fn steps_sql(source: &Source<'_>, part: &TierPart, index: usize) -> String {
     let (name, kind) = &source.fields[index];
@@ -47,30 +47,30 @@ pub(super) fn steps_sql(source: &Source<'_>, part: &TierPart, index: usize) -> S
         None => {
             let rows = source.rows(part.from_ms.saturating_sub(LOOK_BACK_MS), part.to_ms);
             let value = if *kind == FieldType::Integer { ident(name) } else { format!("{}::DOUBLE", ident(name)) };
-            format!("SELECT {series}, epoch_ms(ts) AS t, {value} AS v FROM {rows} WHERE {} IS NOT NULL", ident(name))
+            format!("SELECT {series}, epoch_ms(ts) AS _t, {value} AS _v FROM {rows} WHERE {} IS NOT NULL", ident(name))
         }
         Some(bucket) => {
             let from_ms = part.from_ms.saturating_sub(LOOK_BACK_BUCKETS * bucket);
             let earlier = TierPart { from_ms, ..*part };
             let partials = source.partials(&[earlier]);
             format!(
-                "SELECT * FROM (SELECT {series}, epoch_ms(ts) // {bucket} * {bucket} AS t, max(x{index}) AS v FROM {partials} GROUP BY ALL) \
-                 WHERE v IS NOT NULL"
+                "SELECT * FROM (SELECT {series}, epoch_ms(ts) // {bucket} * {bucket} AS _t, max(_x{index}) AS _v FROM {partials} GROUP BY ALL) \
+                 WHERE _v IS NOT NULL"
             )
         }
     };
     let from_ms = part.from_ms;
     // Differences of integers are exact, also of those that no double holds.
     let difference =
-        if *kind == FieldType::Integer && part.tier.bucket_ms().is_none() { "v::HUGEINT - p" } else { "v - p" };
+        if *kind == FieldType::Integer && part.tier.bucket_ms().is_none() { "_v::HUGEINT - _p" } else { "_v - _p" };
     format!(
         "distances AS (
-           SELECT *, t - lag(t) OVER w AS dt, lag(v) OVER w AS p FROM ({values}) WINDOW w AS (PARTITION BY {series} ORDER BY t, v)
+           SELECT *, _t - lag(_t) OVER w AS _dt, lag(_v) OVER w AS _p FROM ({values}) WINDOW w AS (PARTITION BY {series} ORDER BY _t, _v)
          ), usual AS (
-           SELECT *, median(dt) FILTER (WHERE dt > 0) OVER (PARTITION BY {series}) AS pause FROM distances
+           SELECT *, median(_dt) FILTER (WHERE _dt > 0) OVER (PARTITION BY {series}) AS _pause FROM distances
          ), steps AS (
-           SELECT {series}, t, dt, CASE WHEN v >= p THEN ({difference})::DOUBLE ELSE greatest(v::DOUBLE, 0) END AS rise
-           FROM usual WHERE dt <= {GAP_FACTOR} * pause AND t >= {from_ms}
+           SELECT {series}, _t, _dt, CASE WHEN _v >= _p THEN ({difference})::DOUBLE ELSE greatest(_v::DOUBLE, 0) END AS _rise
+           FROM usual WHERE _dt <= {GAP_FACTOR} * _pause AND _t >= {from_ms}
          )"
     )
 }
@@ -86,14 +86,15 @@ pub(super) fn read(
     let (Some(part), (field, _)) = (parts.first(), &source.fields[index]) else { return Ok(Vec::new()) };
     let (steps, series) = (steps_sql(source, part, index), source.series_list());
     let (select, shape) = match step_ms {
-        None => {
-            (format!("SELECT {series}, t, rise * 1000 / dt FROM steps WHERE dt > 0 ORDER BY {series}, t"), Shape::Value)
-        }
+        None => (
+            format!("SELECT {series}, _t, _rise * 1000 / _dt FROM steps WHERE _dt > 0 ORDER BY {series}, _t"),
+            Shape::Value,
+        ),
         Some(step) => {
-            let each = "(rise * 1000 / dt) FILTER (WHERE dt > 0)";
+            let each = "(_rise * 1000 / _dt) FILTER (WHERE _dt > 0)";
             let buckets = format!(
-                "SELECT {series}, t // {step} * {step} AS b, sum(rise) * 1000 / nullif(sum(dt), 0), min{each}, max{each}, count(*) \
-                 FROM steps GROUP BY {series}, b ORDER BY {series}, b"
+                "SELECT {series}, _t // {step} * {step} AS _b, sum(_rise) * 1000 / nullif(sum(_dt), 0), min{each}, max{each}, count(*) \
+                 FROM steps GROUP BY {series}, _b ORDER BY {series}, _b"
             );
             (buckets, Shape::Bucket { quantiles: 0 })
         }

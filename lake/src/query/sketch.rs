@@ -13,8 +13,8 @@ use crate::{error::Context, rollup::number_sql};
 /// Quantiles by series and bucket start, in the order in which they were asked for.
 pub(super) type Quantiles = HashMap<(Series, i64), Vec<f64>>;
 
-/// SQL that gives, for each combination of `keys` in `counts`, the quantiles of the values that keys `k` with counts `n` stand for, as the
-/// columns `q0`, `q1`, … after the keys.
+/// SQL that gives, for each combination of `keys` in `counts`, the quantiles of the values that keys `_k` with counts `_n` stand for, as the
+/// columns `_q0`, `_q1`, … after the keys.
 ///
 /// A quantile q of n values is the one of rank `floor(q (n - 1))`, counted from 0, in the order of values.
 pub(super) fn quantile_sql(keys: &[String], counts: &str, quantiles: &[f64]) -> String {
@@ -23,15 +23,15 @@ pub(super) fn quantile_sql(keys: &[String], counts: &str, quantiles: &[f64]) -> 
         if keys.is_empty() { String::new() } else { format!("PARTITION BY {}", list.trim_end_matches(", ")) };
     let ranks = quantiles.iter().enumerate();
     let ranks: Vec<String> = ranks
-        .map(|(index, q)| format!("min(k) FILTER (WHERE upto > floor({q:?}::DOUBLE * (total - 1))) AS k{index}"))
+        .map(|(index, q)| format!("min(_k) FILTER (WHERE _upto > floor({q:?}::DOUBLE * (_total - 1))) AS _k{index}"))
         .collect();
     let numbers: Vec<String> =
-        (0..quantiles.len()).map(|index| format!("{} AS q{index}", number_sql(&format!("k{index}")))).collect();
+        (0..quantiles.len()).map(|index| format!("{} AS _q{index}", number_sql(&format!("_k{index}")))).collect();
     format!(
         "SELECT {list}{} FROM (
            SELECT {list}{} FROM (
-             SELECT *, sum(n) OVER ({partition} ORDER BY k) AS upto, sum(n) OVER ({partition}) AS total
-             FROM (SELECT {list}k, sum(n)::BIGINT AS n FROM ({counts}) WHERE k IS NOT NULL GROUP BY ALL)
+             SELECT *, sum(_n) OVER ({partition} ORDER BY _k) AS _upto, sum(_n) OVER ({partition}) AS _total
+             FROM (SELECT {list}_k, sum(_n)::BIGINT AS _n FROM ({counts}) WHERE _k IS NOT NULL GROUP BY ALL)
            ) GROUP BY ALL
          )",
         numbers.join(", "),
@@ -49,8 +49,8 @@ pub(super) fn read(
 ) -> Result<Quantiles, QueryError> {
     let bucket = bucket_sql(step_ms);
     let list = source.series_list();
-    let counts = format!("SELECT {list}, {bucket} AS b, k, n FROM {}", source.sketch_counts(parts, index));
-    let sql = quantile_sql(&[list, "b".to_owned()], &counts, quantiles);
+    let counts = format!("SELECT {list}, {bucket} AS _b, _k, _n FROM {}", source.sketch_counts(parts, index));
+    let sql = quantile_sql(&[list, "_b".to_owned()], &counts, quantiles);
     let mut statement = source.connection.prepare(&sql).context("prepare quantiles")?;
     let mut rows = statement.query([]).context("compute quantiles")?;
     let mut found = Quantiles::new();

@@ -16,7 +16,7 @@ use crate::{
     error::Context,
     rollup::{key_sql, part_sql},
     schema::{LakeSchema, TableSchema, sql_type},
-    sql::ident,
+    sql::{ident, literal},
 };
 
 /// The name of the tail's rows in a query's transaction.
@@ -156,16 +156,16 @@ impl Source<'_> {
         self.union(&[raw], &columns, &|_, _, _| String::new())
     }
 
-    /// A subquery of summaries of the numeric fields: `ts`, `host`, tags, and of field `i` the columns `c{i}` (count), `s{i}` (sum),
-    /// `n{i}` (smallest) and `x{i}` (largest value). Rows add up; those that are not rolled up yet stand for themselves.
+    /// A subquery of summaries of the numeric fields: `ts`, `host`, tags, and of field `i` the columns `_c{i}` (count), `_s{i}` (sum),
+    /// `_n{i}` (smallest) and `_x{i}` (largest value). Rows add up; those that are not rolled up yet stand for themselves.
     pub(super) fn partials(&self, parts: &[TierPart]) -> String {
         let none = |i: usize| {
-            format!(", NULL::BIGINT AS c{i}, NULL::DOUBLE AS s{i}, NULL::DOUBLE AS n{i}, NULL::DOUBLE AS x{i}")
+            format!(", NULL::BIGINT AS _c{i}, NULL::DOUBLE AS _s{i}, NULL::DOUBLE AS _n{i}, NULL::DOUBLE AS _x{i}")
         };
         let of_row = |i: usize, (field, kind): &(Name, FieldType), known: bool| match (number(field, *kind), known) {
             (None, _) => String::new(),
             (Some(v), true) => {
-                format!(", ({v} IS NOT NULL)::BIGINT AS c{i}, {v} AS s{i}, {v} AS n{i}, {v} AS x{i}")
+                format!(", ({v} IS NOT NULL)::BIGINT AS _c{i}, {v} AS _s{i}, {v} AS _n{i}, {v} AS _x{i}")
             }
             (Some(_), false) => none(i),
         };
@@ -174,7 +174,7 @@ impl Source<'_> {
             true => {
                 let part = |part| part_sql(field, part);
                 format!(
-                    ", {}::BIGINT AS c{i}, {} AS s{i}, {} AS n{i}, {} AS x{i}",
+                    ", {}::BIGINT AS _c{i}, {} AS _s{i}, {} AS _n{i}, {} AS _x{i}",
                     part("count"),
                     part("sum"),
                     part("min"),
@@ -186,18 +186,20 @@ impl Source<'_> {
         self.union(parts, &of_row, &of_summary)
     }
 
-    /// A subquery of the sketches of one numeric field, opened: `ts`, `host`, tags, a key `k` and its count `n`.
+    /// A subquery of the sketches of one numeric field, opened: `ts`, `host`, tags, a key `_k` and its count `_n`.
     pub(super) fn sketch_counts(&self, parts: &[TierPart], index: usize) -> String {
-        let none = ", NULL::INTEGER AS k, 0::BIGINT AS n";
+        let none = ", NULL::INTEGER AS _k, 0::BIGINT AS _n";
         let of_row = |i: usize, (field, kind): &(Name, FieldType), known: bool| match number(field, *kind) {
-            Some(v) if i == index && known => format!(", {} AS k, 1::BIGINT AS n", key_sql(&v)),
+            Some(v) if i == index && known => format!(", {} AS _k, 1::BIGINT AS _n", key_sql(&v)),
             _ if i == index => none.to_owned(),
             _ => String::new(),
         };
         let of_summary = |i: usize, (field, _): &(Name, FieldType), known: bool| {
             let sketch = part_sql(field, "sketch");
             match (i == index, known) {
-                (true, true) => format!(", unnest(map_keys({sketch})) AS k, unnest(map_values({sketch}))::BIGINT AS n"),
+                (true, true) => {
+                    format!(", unnest(map_keys({sketch})) AS _k, unnest(map_values({sketch}))::BIGINT AS _n")
+                }
                 (true, false) => none.to_owned(),
                 (false, _) => String::new(),
             }
@@ -220,7 +222,7 @@ impl Source<'_> {
             for stretch in stretches(parts) {
                 let after = (stretch.tier != Tier::Raw).then(|| contained(Tier::Minute)).flatten();
                 let after = after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
-                let condition = self.selection.condition(stretch.from_ms, stretch.to_ms);
+                let condition = self.condition(&known, stretch.from_ms, stretch.to_ms);
                 let from = format!("{} WHERE {condition}{after}", table(measurement));
                 branches.push(self.branch(&known, of_row, &from));
             }
@@ -241,20 +243,31 @@ impl Source<'_> {
     fn summaries(&self, part: &TierPart, tier: Tier, after: Option<i64>, of_summary: &Columns<'_>) -> String {
         let measurement = &self.selection.measurement;
         let known = |name: &Name| self.facts.has_column(measurement, tier, name);
-        // A rollup made before the measurement had the tag knows no series of it.
-        let condition = match self.selection.tags.keys().all(known) {
-            true => self.selection.condition(part.from_ms, part.to_ms),
-            false => "false".to_owned(),
-        };
+        let condition = self.condition(&known, part.from_ms, part.to_ms);
         let after = after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
         self.branch(&known, of_summary, &format!("{} WHERE {condition}{after}", tier.table(measurement)))
     }
 
+    /// The selection's condition on a table: one made before the measurement had a tag knows no series of it.
+    fn condition(&self, known: &dyn Fn(&Name) -> bool, from_ms: i64, to_ms: Option<i64>) -> String {
+        match self.selection.tags.keys().all(known) {
+            true => self.selection.condition(from_ms, to_ms),
+            false => "false".to_owned(),
+        }
+    }
+
     fn branch(&self, known: &dyn Fn(&Name) -> bool, columns: &Columns<'_>, from: &str) -> String {
-        let tag = |tag: &Name| if known(tag) { ident(tag) } else { format!("NULL::VARCHAR AS {}", ident(tag)) };
+        let Selection { hosts, tags, .. } = &self.selection;
+        // What is the same in each row is a constant, which need not be decoded and costs little to group by.
+        let host = hosts.single().map_or_else(|| "host".to_owned(), |host| format!("{} AS host", literal(host)));
+        let tag = |tag: &Name| match tags.get(tag) {
+            Some(value) => format!("{} AS {}", literal(value), ident(tag)),
+            None if known(tag) => ident(tag),
+            None => format!("NULL::VARCHAR AS {}", ident(tag)),
+        };
         let tags: String = self.tags.iter().map(|name| format!(", {}", tag(name))).collect();
         let fields = self.fields.iter().enumerate().map(|(index, field)| columns(index, field, known(&field.0)));
-        format!("SELECT ts, host{tags}{} FROM {from}", fields.collect::<String>())
+        format!("SELECT ts, {host}{tags}{} FROM {from}", fields.collect::<String>())
     }
 
     /// Whether lake or tail hold any row of the hosts, whatever its time; where that is asked of one host.

@@ -125,8 +125,8 @@ fn summed(
     let (series, mut columns) = (source.series_list(), String::new());
     for index in fields {
         columns.push_str(&format!(
-            ", sum(c{index})::BIGINT, max(epoch_ms(ts)) FILTER (WHERE c{index} > 0), min(n{index}), max(x{index}), \
-             sum(s{index}) / sum(c{index}), 0.0::DOUBLE, 0.0::DOUBLE, 0.0::DOUBLE"
+            ", sum(_c{index})::BIGINT, max(epoch_ms(ts)) FILTER (WHERE _c{index} > 0), min(_n{index}), max(_x{index}), \
+             sum(_s{index}) / sum(_c{index}), 0.0::DOUBLE, 0.0::DOUBLE, 0.0::DOUBLE"
         ));
     }
     let sql = format!("SELECT {series}{columns} FROM {} GROUP BY {series} ORDER BY {series}", source.partials(parts));
@@ -232,17 +232,17 @@ fn exact_sql(source: &Source<'_>, fields: &[usize], rows: &str) -> String {
         let column = ident(field);
         let value = value::expression(&column, *field_type);
         inner.push_str(&format!(
-            ", count({column}) AS c{index}, epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL)) AS t{index}"
+            ", count({column}) AS _c{index}, epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL)) AS _t{index}"
         ));
         if *field_type == FieldType::Text {
-            outer.push_str(&format!(", c{index}, t{index}, NULL, NULL, NULL, NULL, NULL, NULL"));
+            outer.push_str(&format!(", _c{index}, _t{index}, NULL, NULL, NULL, NULL, NULL, NULL"));
         } else {
             inner.push_str(&format!(
-                ", min({value}) AS a{index}, max({value}) AS z{index}, avg({value}) AS m{index}, \
-                 quantile_cont({value}::DOUBLE, {QUANTILES:?}) AS q{index}"
+                ", min({value}) AS _a{index}, max({value}) AS _z{index}, avg({value}) AS _m{index}, \
+                 quantile_cont({value}::DOUBLE, {QUANTILES:?}) AS _q{index}"
             ));
             outer.push_str(&format!(
-                ", c{index}, t{index}, a{index}, z{index}, m{index}, q{index}[1], q{index}[2], q{index}[3]"
+                ", _c{index}, _t{index}, _a{index}, _z{index}, _m{index}, _q{index}[1], _q{index}[2], _q{index}[3]"
             ));
         }
     }
