@@ -615,7 +615,8 @@ async fn a_tag_that_only_the_tail_knows_selects_there() {
     assert_eq!(stats[0].count, 5);
     let all =
         fixture.reader.stats(&fixture.tail, all_of("web-1", "load"), None, TierChoice::Auto).await.expect("answers");
-    let counts: Vec<_> = all.rows.iter().map(|stats| (stats.tags.len(), stats.count)).collect();
+    let mut counts: Vec<_> = all.rows.iter().map(|stats| (stats.tags.len(), stats.count)).collect();
+    counts.sort_unstable();
     assert_eq!(counts, [(0, 10), (0, 10), (1, 5), (1, 5)], "two fields of each series");
 }
 
@@ -667,8 +668,7 @@ async fn files_of_other_days_are_left_out() {
     // The conditions are those that a selection makes.
     let plan: String = fixture.writer.lake().connection().query_row(&sql, [], |row| row.get(1)).expect("explains");
     let plan: String = plan.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ':').collect();
-    assert!(plan.contains("FilesRead:1"), "{plan}");
-    assert!(plan.contains("FilesSkipped:4"), "{plan}");
+    assert!(plan.contains("FilesRead:1Inlined"), "{plan}");
 }
 
 #[tokio::test]
@@ -695,8 +695,7 @@ async fn queries_end_when_nobody_waits_and_at_their_bounds() {
     running.abort();
     let next = reader.measurements(&Arc::new(Tail::new(0))).await;
     assert!(next.is_ok(), "the only connection is free again: {next:?}");
-    let all =
-        PointsQuery { step: None, limit: NonZeroUsize::new(1_000_000).expect("not 0"), fields: None, ..buckets(1) };
+    let all = PointsQuery { step: None, line: NonZeroUsize::new(100), fields: None, ..buckets(1) };
     let answer = fixture.reader.points(&fixture.tail, selection.clone(), all).await;
     assert!(matches!(answer, Err(QueryError::TooLarge { .. })), "{:?}", answer.map(|answer| answer.rows.len()));
     let hasty = LakeReader::new(&config, limits(Duration::from_millis(20))).expect("opens");
@@ -720,7 +719,7 @@ async fn a_query_that_needs_too_much_memory_says_so() {
     let reader = LakeReader::new(&config, limits(Duration::from_secs(120))).expect("opens");
     reader.attach().expect("attaches");
     let selection = Selection { hosts: Hosts::All, ..all_of("h", "load") };
-    let query = FleetQuery { field: name("v"), ..fleet(Aggregate::Quantile(0.5), None) };
+    let query = FleetQuery { field: name("v"), by: vec![GroupKey::Host], ..fleet(Aggregate::Avg, Some(1)) };
     let answer = reader.fleet(&fixture.tail, selection, query).await;
     assert!(matches!(answer, Err(QueryError::OutOfMemory(_))), "{answer:?}");
 }

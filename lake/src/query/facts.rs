@@ -50,10 +50,8 @@ impl FactsCache {
             return Ok(facts);
         }
         let facts = Arc::new(Facts::read(connection, snapshot)?);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.as_ref().is_none_or(|kept| kept.snapshot < snapshot) {
-            *kept = Some(Arc::clone(&facts));
-        }
+        // Also where that is an earlier one: a restored catalog counts its snapshots from where it was.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&facts));
         Ok(facts)
     }
 }

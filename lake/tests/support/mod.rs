@@ -96,11 +96,15 @@ impl Fixture {
         let whose = format!("measurement = '{measurement}' AND tier = '{tier_name}'");
         let before =
             self.number(&format!("SELECT coalesce(max(snapshot), -1) FROM lake.plimsoll.rollups WHERE {whose}"));
+        if before < 0 {
+            // Days are removed as whole files.
+            self.execute(&format!("ALTER TABLE lake.main.{into} SET PARTITIONED BY (year(ts), month(ts), day(ts))"));
+        }
         let snapshot = self.number("SELECT id FROM lake.current_snapshot()");
         let series: String = tags.iter().map(|tag| format!(", {tag}")).collect();
         let bucket = if tier == Tier::Minute { "minute" } else { "hour" };
         let new = format!(
-            "(SELECT *, date_trunc('{bucket}', ts)::TIMESTAMP_MS AS b FROM lake.main.{from} WHERE snapshot_id > {before})"
+            "(SELECT *, date_trunc('{bucket}', ts)::TIMESTAMP_MS AS _bucket FROM lake.main.{from} WHERE snapshot_id > {before})"
         );
         let mut columns = String::new();
         for field in fields {
@@ -122,7 +126,7 @@ impl Fixture {
             });
         }
         self.execute(&format!(
-            "INSERT INTO lake.main.{into} SELECT b, host{series}{columns} FROM {new} GROUP BY b, host{series}"
+            "INSERT INTO lake.main.{into} SELECT _bucket, host{series}{columns} FROM {new} GROUP BY _bucket, host{series}"
         ));
         self.execute(&format!(
             "DELETE FROM lake.plimsoll.rollups WHERE {whose};
