@@ -8,7 +8,7 @@ use plimsoll_nats::{Incarnation, PartitionId, Position, Sequence};
 use crate::{LakeError, connection::LAKE, error::Context};
 
 /// The position of every partition, as one snapshot of the lake holds them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Positions(BTreeMap<PartitionId, Position>);
 
 impl Positions {

@@ -1,16 +1,24 @@
 //! Reads: the lake and the tail together, each sample once.
 //!
-//! Every query is one DuckDB transaction: it reads the positions and the tables, asks the tail for what these positions do not
+//! Every query is one DuckDB transaction, and so sees one snapshot of the lake: it reads the positions and the tables, asks the tail for what these positions do not
 //! contain, stages that in a temporary table, and queries both. The transaction is always rolled back. Before there is a lake to
 //! read, queries are answered from the tail alone.
 
 mod catalog;
 mod error;
+mod facts;
+mod fleet;
+mod gaps;
+mod lttb;
 mod points;
 mod pool;
+mod rate;
 mod selection;
+mod series;
+mod sketch;
 mod source;
 mod stats;
+mod tiers;
 mod value;
 mod watchdog;
 
@@ -25,12 +33,16 @@ use plimsoll_nats::Name;
 pub use self::{
     catalog::StoredMeasurement,
     error::QueryError,
-    points::{PointSeries, Points, PointsQuery},
-    selection::Selection,
+    fleet::{Aggregate, FleetGroup, FleetQuery, FleetRows, GroupKey, Ranking, Threshold},
+    gaps::Gap,
+    points::{Bucket, PointSeries, Points, PointsQuery},
+    rate::is_counter,
+    selection::{HostPattern, Hosts, Selection},
     stats::{FieldStats, Summary},
+    tiers::{TierChoice, TierPart, parse_tier, tier_name},
     value::Value,
 };
-use self::{pool::Pool, source::Source};
+use self::{facts::FactsCache, pool::Pool, source::Source};
 use crate::{Access, Lake, LakeConfig, LakeError, Positions, Tail};
 
 /// Most times that a query is begun anew because lake and tail moved past its snapshot.
@@ -54,8 +66,19 @@ pub struct Answer<T> {
     pub complete: bool,
     /// Whether lake or tail hold a row of the host in this measurement, whatever its time.
     pub host_known: bool,
+    /// Which tier answered for which part of the time.
+    pub tiers: Vec<TierPart>,
+    /// Length of the buckets in ms; none where every point is given, or the whole interval is one.
+    pub step_ms: Option<i64>,
     /// The rows.
     pub rows: T,
+}
+
+/// What reading a source gave.
+struct Found<T> {
+    tiers: Vec<TierPart>,
+    step_ms: Option<i64>,
+    rows: T,
 }
 
 /// Whether the lake can be read.
@@ -84,6 +107,8 @@ struct State {
     queries: Arc<Pool>,
     /// Reads positions; of its own, so that slow queries never hold it up.
     positions: Arc<Pool>,
+    /// What is known of the last snapshot.
+    facts: Arc<FactsCache>,
 }
 
 impl LakeReader {
@@ -132,27 +157,34 @@ impl LakeReader {
     pub async fn positions(&self) -> Result<Positions, LakeError> {
         let state = self.state();
         let attached = state.attachment == Attachment::Attached;
+        let facts = Arc::clone(&state.facts);
         let read = move |connection: &duckdb::Connection| {
-            if attached { Positions::read(connection) } else { Ok(Positions::none()) }
+            if attached { Ok(facts.of(connection)?.positions.clone()) } else { Ok(Positions::none()) }
         };
         state.positions.run(POSITIONS_TIMEOUT, read).await
     }
 
     /// For every series of the selection and every field (`None`: all fields) how often it was measured, its extremes, mean,
-    /// exact percentiles and last value, in the order of tags and fields.
+    /// percentiles and last value, in the order of hosts, tags and fields. Percentiles are exact where raw rows answer.
     ///
-    /// Fails on an unknown measurement, field or tag, when the lake can't be reached, and when the query takes too long. Dropping
-    /// the future ends the query.
+    /// Fails on an unknown measurement, field or tag, when the lake can't be reached, when the answer would be too large, and when the query
+    /// takes too long or too much memory. Dropping the future ends the query.
     pub async fn stats(
         &self,
         tail: &Arc<Tail>,
         selection: Selection,
         fields: Option<Vec<Name>>,
+        tier: TierChoice,
     ) -> Result<Answer<Vec<FieldStats>>, QueryError> {
-        self.answer(tail, selection, move |source| stats::read(source, fields.as_deref())).await
+        self.answer(tail, selection, fields, move |source| {
+            let found = stats::read(source, tier)?;
+            let known = !found.rows.is_empty() || source.host_known()?;
+            Ok((known, found))
+        })
+        .await
     }
 
-    /// The points of every series of the selection, or their buckets, in the order of tags, fields and time.
+    /// The points of every series of the selection, or their buckets, in the order of hosts, tags, fields and time.
     ///
     /// Fails as [`LakeReader::stats`] does.
     pub async fn points(
@@ -161,7 +193,27 @@ impl LakeReader {
         selection: Selection,
         query: PointsQuery,
     ) -> Result<Answer<Vec<PointSeries>>, QueryError> {
-        self.answer(tail, selection, move |source| points::read(source, &query)).await
+        self.answer(tail, selection, query.fields.clone(), move |source| {
+            let found = points::read(source, &query)?;
+            let known = !found.rows.is_empty() || source.host_known()?;
+            Ok((known, found))
+        })
+        .await
+    }
+
+    /// A field over the hosts of the selection, by groups of them.
+    ///
+    /// Fails as [`LakeReader::stats`] does, and where the field is text.
+    pub async fn fleet(
+        &self,
+        tail: &Arc<Tail>,
+        selection: Selection,
+        query: FleetQuery,
+    ) -> Result<Answer<FleetRows>, QueryError> {
+        self.answer(tail, selection, Some(vec![query.field.clone()]), move |source| {
+            Ok((true, fleet::read(source, &query)?))
+        })
+        .await
     }
 
     /// All measurements that lake or tail hold, by name, and whether that is complete.
@@ -172,17 +224,18 @@ impl LakeReader {
         self.transaction(tail, read).await
     }
 
+    /// Reads the rows of a selection with the wanted fields; `read` also says whether the host is known.
     async fn answer<T: Send + 'static>(
         &self,
         tail: &Arc<Tail>,
         selection: Selection,
-        read: impl Fn(&Source<'_>) -> Result<Vec<T>, QueryError> + Clone + Send + 'static,
-    ) -> Result<Answer<Vec<T>>, QueryError> {
+        fields: Option<Vec<Name>>,
+        read: impl Fn(&Source<'_>) -> Result<(bool, Found<T>), QueryError> + Clone + Send + 'static,
+    ) -> Result<Answer<T>, QueryError> {
         self.transaction(tail, move |snapshot, tail| {
-            let source = snapshot.source(tail, &selection)?;
-            let rows = read(&source)?;
-            let host_known = !rows.is_empty() || source.host_known()?;
-            Ok(Answer { complete: source.complete, host_known, rows })
+            let source = snapshot.source(tail, &selection, fields.as_deref())?;
+            let (host_known, Found { tiers, step_ms, rows }) = read(&source)?;
+            Ok(Answer { complete: source.complete, host_known, tiers, step_ms, rows })
         })
         .await
     }
@@ -199,7 +252,8 @@ impl LakeReader {
             let state = self.state();
             let (tail, read) = (Arc::clone(tail), read.clone());
             let work = move |connection: &duckdb::Connection| {
-                source::Snapshot::take(connection, state.attachment).and_then(|snapshot| read(&snapshot, &tail))
+                let snapshot = source::Snapshot::take(connection, state.attachment, &state.facts)?;
+                read(&snapshot, &tail)
             };
             match state.queries.run(self.limits.timeout, work).await {
                 Err(error) if error.passes() && attempt < ATTEMPTS => attempt += 1,
@@ -216,6 +270,7 @@ impl LakeReader {
 impl State {
     fn of(lake: Lake, attachment: Attachment, limits: ReaderLimits) -> Result<Self, LakeError> {
         let positions = Pool::new(lake.try_clone()?, NonZeroUsize::MIN);
-        Ok(Self { attachment, queries: Arc::new(Pool::new(lake, limits.connections)), positions: Arc::new(positions) })
+        let queries = Arc::new(Pool::new(lake, limits.connections));
+        Ok(Self { attachment, queries, positions: Arc::new(positions), facts: Arc::default() })
     }
 }

@@ -1,25 +1,16 @@
 //! Queries on a real lake and a tail beside it.
 
+mod support;
+
 use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use plimsoll_lake::{
-    CommitOutcome, LakeConfig, LakeError, LakeReader, LakeWriter, PendingMessage, Tail,
-    query::{PointSeries, Points, PointsQuery, QueryError, ReaderLimits, Selection, Value},
-    writer::CommitSet,
+    LakeConfig, LakeError, LakeReader, LakeWriter, Tail,
+    query::{Hosts, PointSeries, Points, PointsQuery, QueryError, Selection, TierChoice, Value},
 };
-use plimsoll_nats::{Batch, Column, HostId, Incarnation, Name, PartitionId, Position, Sequence, testing::eventually};
+use plimsoll_nats::{Batch, Column, HostId, PartitionId, Position, Sequence, testing::eventually};
+use support::{Fixture, LIFE, START_MS, all_of, limits, name, partition};
 use tempfile::TempDir;
-
-const LIFE: Incarnation = Incarnation(1_700_000_000_000_000_000);
-const START_MS: i64 = 1_790_000_000_000;
-
-fn name(text: &str) -> Name {
-    Name::parse(text).expect("valid name")
-}
-
-fn partition() -> PartitionId {
-    PartitionId::new(3).expect("exists")
-}
 
 /// A second of disk `disk`: a float, an integer that no float can hold, a bool and a text.
 fn sample(disk: &str, second: i64) -> Batch {
@@ -40,63 +31,17 @@ fn sample(disk: &str, second: i64) -> Batch {
     }
 }
 
-struct Fixture {
-    writer: LakeWriter,
-    reader: LakeReader,
-    tail: Arc<Tail>,
-    sequence: u64,
-    dir: TempDir,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let dir = TempDir::new().expect("a folder");
-        let config = LakeConfig::embedded(dir.path());
-        let writer = LakeWriter::open(&config).expect("opens");
-        let reader = LakeReader::new(&config, limits(Duration::from_secs(30))).expect("opens");
-        reader.attach().expect("attaches");
-        let tail = Arc::new(Tail::new(usize::MAX));
-        tail.reset(partition(), Position::start(LIFE));
-        Self { writer, reader, tail, sequence: 0, dir }
-    }
-
-    /// Puts a batch into the tail; gives what a commit would take.
-    fn arrive(&mut self, batch: Batch) -> PendingMessage {
-        self.sequence += 1;
-        let sequence = Sequence(self.sequence);
-        self.tail.push(partition(), sequence, Some(Arc::new(batch.clone())));
-        PendingMessage { partition: partition(), sequence, stored_ms: START_MS, batch }
-    }
-
-    fn commit(&self, messages: Vec<PendingMessage>) {
-        let reached = messages.last().expect("some").sequence;
-        let reached = BTreeMap::from([(partition(), Position { incarnation: LIFE, sequence: reached })]);
-        let outcome = self.writer.commit(&CommitSet { messages, reached, current: None }).expect("commits");
-        assert!(matches!(outcome, CommitOutcome::Committed(_)), "{outcome:?}");
-    }
-
-    async fn points(&self, query: PointsQuery) -> Vec<PointSeries> {
-        self.reader.points(&self.tail, all(), query).await.expect("answers").rows
-    }
-}
-
-fn limits(timeout: Duration) -> ReaderLimits {
-    ReaderLimits { connections: NonZeroUsize::new(2).expect("not 0"), timeout }
-}
-
 fn all() -> Selection {
-    Selection {
-        host: HostId::parse("web-1").expect("host"),
-        measurement: name("disk"),
-        from_ms: 0,
-        to_ms: None,
-        tags: BTreeMap::new(),
-    }
+    all_of("web-1", "disk")
+}
+
+async fn points(fixture: &Fixture, query: PointsQuery) -> Vec<PointSeries> {
+    fixture.reader.points(&fixture.tail, all(), query).await.expect("answers").rows
 }
 
 fn query(fields: &[&str], step: Option<Duration>, limit: usize) -> PointsQuery {
     let fields = Some(fields.iter().map(|field| name(field)).collect());
-    PointsQuery { fields, step, limit: NonZeroUsize::new(limit).expect("not 0") }
+    PointsQuery { fields, step, ..PointsQuery::new(NonZeroUsize::new(limit).expect("not 0")) }
 }
 
 #[tokio::test]
@@ -104,7 +49,7 @@ async fn lake_and_tail_count_each_sample_once() {
     let mut fixture = Fixture::new();
     let messages: Vec<_> = (0..10).map(|second| fixture.arrive(sample("a", second))).collect();
     let count = async |fixture: &Fixture| {
-        let answer = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers");
+        let answer = fixture.reader.stats(&fixture.tail, all(), None, TierChoice::Auto).await.expect("answers");
         assert!(answer.complete && answer.host_known);
         assert_eq!(answer.rows.len(), 4, "a field each");
         answer.rows[0].count
@@ -128,7 +73,7 @@ async fn statistics_are_exact() {
     fixture.arrive(sample("b", 7));
     let mut selection = all();
     selection.tags.insert(name("device"), "a".to_owned());
-    let rows = fixture.reader.stats(&fixture.tail, selection, None).await.expect("answers").rows;
+    let rows = fixture.reader.stats(&fixture.tail, selection, None, TierChoice::Auto).await.expect("answers").rows;
     let by_field: BTreeMap<&str, _> = rows.iter().map(|stats| (&*stats.field, stats)).collect();
     let busy = by_field["busy_percent"].summary.as_ref().expect("numbers");
     assert_eq!((busy.min.clone(), busy.max.clone(), busy.avg), (Value::Float(0.0), Value::Float(100.0), 50.0));
@@ -136,11 +81,11 @@ async fn statistics_are_exact() {
     let bytes = by_field["read_bytes_total"];
     let summary = bytes.summary.as_ref().expect("numbers");
     assert_eq!((&summary.min, &summary.max), (&Value::Integer(i64::MAX - 100), &Value::Integer(i64::MAX)));
-    assert_eq!((&bytes.last, bytes.last_time_ms), (&Value::Integer(i64::MAX), START_MS + 100_000));
+    assert_eq!((&bytes.last, bytes.last_time_ms), (&Some(Value::Integer(i64::MAX)), START_MS + 100_000));
     let read_only = by_field["read_only"].summary.as_ref().expect("numbers");
     assert_eq!((&read_only.min, &read_only.max), (&Value::Integer(0), &Value::Integer(1)));
     assert_eq!(by_field["state"].summary, None);
-    assert_eq!(by_field["state"].last, Value::Text("s100".to_owned()));
+    assert_eq!(by_field["state"].last, Some(Value::Text("s100".to_owned())));
 }
 
 #[tokio::test]
@@ -152,16 +97,16 @@ async fn last_values_are_found_whenever_they_were() {
     let mut sparse = sample("a", 50);
     sparse.fields.remove("state");
     fixture.arrive(sparse);
-    let rows = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers").rows;
+    let rows = fixture.reader.stats(&fixture.tail, all(), None, TierChoice::Auto).await.expect("answers").rows;
     let last: BTreeMap<(&str, &str), _> = rows
         .iter()
         .map(|stats| {
             ((stats.tags["device"].as_str(), &*stats.field), ((stats.last_time_ms - START_MS) / 1000, &stats.last))
         })
         .collect();
-    assert_eq!(last[&("a", "busy_percent")], (50, &Value::Float(50.0)));
-    assert_eq!(last[&("a", "state")], (9, &Value::Text("s9".to_owned())));
-    assert_eq!(last[&("gone", "state")], (2, &Value::Text("s2".to_owned())));
+    assert_eq!(last[&("a", "busy_percent")], (50, &Some(Value::Float(50.0))));
+    assert_eq!(last[&("a", "state")], (9, &Some(Value::Text("s9".to_owned()))));
+    assert_eq!(last[&("gone", "state")], (2, &Some(Value::Text("s2".to_owned()))));
     assert_eq!(rows.len(), 8);
 }
 
@@ -172,7 +117,7 @@ async fn the_interval_holds_its_start_and_not_its_end() {
         fixture.arrive(sample("a", second));
     }
     let selection = Selection { from_ms: START_MS + 2000, to_ms: Some(START_MS + 5000), ..all() };
-    let rows = fixture.reader.stats(&fixture.tail, selection, None).await.expect("answers").rows;
+    let rows = fixture.reader.stats(&fixture.tail, selection, None, TierChoice::Auto).await.expect("answers").rows;
     assert_eq!((rows[0].count, rows[0].last_time_ms), (3, START_MS + 4000));
 }
 
@@ -185,7 +130,7 @@ async fn the_newest_points_of_each_series_are_given_in_order() {
     sparse.fields.remove("busy_percent");
     fixture.arrive(sparse);
     fixture.arrive(sample("b", 0));
-    let series = fixture.points(query(&["busy_percent", "state"], None, 3)).await;
+    let series = points(&fixture, query(&["busy_percent", "state"], None, 3)).await;
     let told: Vec<_> =
         series.iter().map(|s| (s.tags["device"].as_str(), &*s.field, s.truncated, s.points.len())).collect();
     assert_eq!(
@@ -208,10 +153,10 @@ async fn buckets_begin_at_multiples_of_the_step() {
     for second in 5..25 {
         fixture.arrive(sample("a", second));
     }
-    let series = fixture.points(query(&["busy_percent", "state"], Some(Duration::from_secs(10)), 100)).await;
+    let series = points(&fixture, query(&["busy_percent", "state"], Some(Duration::from_secs(10)), 100)).await;
     let Points::Buckets(buckets) = &series[0].points else { panic!("buckets") };
     let told: Vec<_> =
-        buckets.iter().map(|(time, avg, min, max)| (time - START_MS, *avg, min.clone(), max.clone())).collect();
+        buckets.iter().map(|b| (b.time_ms - START_MS, b.avg, b.min.clone(), b.max.clone())).collect();
     let float = Value::Float;
     assert_eq!(
         told,
@@ -236,7 +181,7 @@ async fn what_a_commit_would_reject_is_not_shown() {
     let mut wider = sample("a", 2);
     wider.fields.insert(name("added"), Column::Integer(vec![Some(1)]));
     fixture.arrive(wider);
-    let rows = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers").rows;
+    let rows = fixture.reader.stats(&fixture.tail, all(), None, TierChoice::Auto).await.expect("answers").rows;
     let counts: BTreeMap<&str, u64> = rows.iter().map(|stats| (&*stats.field, stats.count)).collect();
     assert_eq!((counts["busy_percent"], counts["added"]), (2, 1));
     let (complete, stored) = fixture.reader.measurements(&fixture.tail).await.expect("answers");
@@ -249,7 +194,7 @@ async fn what_is_unknown_is_named() {
     let mut fixture = Fixture::new();
     fixture.arrive(sample("a", 0));
     let ask = async |selection: Selection, field: &str| {
-        fixture.reader.stats(&fixture.tail, selection, Some(vec![name(field)])).await
+        fixture.reader.stats(&fixture.tail, selection, Some(vec![name(field)]), TierChoice::Auto).await
     };
     let nothing = Selection { measurement: name("nothing"), ..all() };
     assert!(matches!(ask(nothing, "x").await, Err(QueryError::UnknownMeasurement { .. })));
@@ -257,7 +202,7 @@ async fn what_is_unknown_is_named() {
     assert_eq!(known.len(), 4);
     let tagged = Selection { tags: BTreeMap::from([(name("core"), "0".to_owned())]), ..all() };
     assert!(matches!(ask(tagged, "state").await, Err(QueryError::UnknownTag { .. })));
-    let stranger = Selection { host: HostId::parse("web-2").expect("host"), ..all() };
+    let stranger = Selection { hosts: Hosts::from(HostId::parse("web-2").expect("host")), ..all() };
     let answer = ask(stranger, "state").await.expect("the measurement is known");
     assert!(!answer.host_known && answer.rows.is_empty());
     let later = Selection { from_ms: START_MS + 1_000_000, ..all() };
@@ -273,12 +218,12 @@ async fn the_tail_answers_until_there_is_a_lake() {
     let tail = Arc::new(Tail::new(usize::MAX));
     tail.reset(partition(), Position::start(LIFE));
     tail.push(partition(), Sequence(1), Some(Arc::new(sample("a", 0))));
-    let answer = reader.stats(&tail, all(), None).await.expect("answers");
+    let answer = reader.stats(&tail, all(), None, TierChoice::Auto).await.expect("answers");
     assert!(answer.complete);
     assert_eq!(answer.rows[0].count, 1);
     let _writer = LakeWriter::open(&config).expect("creates the lake");
     reader.attach().expect("attaches");
-    assert_eq!(reader.stats(&tail, all(), None).await.expect("answers").rows[0].count, 1);
+    assert_eq!(reader.stats(&tail, all(), None, TierChoice::Auto).await.expect("answers").rows[0].count, 1);
 }
 
 #[tokio::test]
@@ -295,7 +240,7 @@ async fn a_query_ends_at_its_limit_and_its_connection_lives_on() {
     let config = LakeConfig::embedded(fixture.dir.path());
     let hasty = LakeReader::new(&config, limits(Duration::from_millis(100))).expect("opens");
     hasty.attach().expect("attaches");
-    let outcome = hasty.stats(&fixture.tail, all(), None).await;
+    let outcome = hasty.stats(&fixture.tail, all(), None, TierChoice::Auto).await;
     assert!(matches!(outcome, Err(QueryError::Lake(LakeError::Interrupted))), "{outcome:?}");
     // A busy machine may take more than the limit for a short query too: some of the next ones must come through.
     let tail = Arc::new(Tail::new(0));
@@ -333,7 +278,7 @@ async fn rows_that_another_host_has_made_unfit_are_not_shown() {
         fixture.arrive(with(1, "theirs", &number));
         fixture.arrive(with(2, "ours", &text));
         from_elsewhere(&mut fixture, with(2, "ours", &number));
-        let rows = fixture.reader.stats(&fixture.tail, all(), None).await.expect("answers").rows;
+        let rows = fixture.reader.stats(&fixture.tail, all(), None, TierChoice::Auto).await.expect("answers").rows;
         let counts: BTreeMap<&str, u64> = rows.iter().map(|stats| (&*stats.field, stats.count)).collect();
         assert_eq!((counts.get("theirs"), counts["ours"], counts["state"]), (None, 1, 2), "{counts:?}");
         let (_, stored) = fixture.reader.measurements(&fixture.tail).await.expect("answers");

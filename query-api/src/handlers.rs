@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod clients;
 pub mod events;
+pub mod fleet;
 pub mod interval;
 pub mod live;
 pub mod measurements;
@@ -12,10 +13,13 @@ pub mod stats;
 
 use std::time::Instant;
 
-use plimsoll_lake::query::QueryError;
+use plimsoll_lake::{
+    Tier,
+    query::{QueryError, TierChoice, TierPart, parse_tier, tier_name},
+};
 use plimsoll_nats::{HostId, Name, catalog};
 
-use crate::{app::App, metrics::QueryLabels, problem::ApiError};
+use crate::{app::App, metrics::QueryLabels, params::Params, problem::ApiError};
 
 /// What a measurement's name must look like, for an error message.
 pub(crate) const EXPECTED_MEASUREMENT: &str = "a measurement such as `cpu`: see /api/measurements";
@@ -37,6 +41,32 @@ pub(crate) fn parse_fields(text: &str) -> Option<Vec<Name>> {
 /// The host of a path. A text that is no host id names no known host.
 pub(crate) fn parse_host(text: &str) -> Result<HostId, ApiError> {
     HostId::parse(text).map_err(|_| ApiError::unknown_host(text))
+}
+
+/// Takes the parameter `tier`: which tables are read.
+pub(crate) fn take_tier(params: &mut Params) -> TierChoice {
+    let parse = |text: &str| match text {
+        "auto" => Some(TierChoice::Auto),
+        text => parse_tier(text).map(TierChoice::Only),
+    };
+    params.optional("tier", "`auto`, `raw`, `1m` or `1h`", parse).unwrap_or_default()
+}
+
+/// The name of the coarsest tier that has answered.
+pub(crate) fn coarsest(tiers: &[TierPart]) -> &'static str {
+    tier_name(tiers.iter().map(|part| part.tier).max().unwrap_or(Tier::Raw))
+}
+
+/// A quantile such as `p95`, as a number from 0 to 1.
+pub(crate) fn parse_quantile(text: &str) -> Option<f64> {
+    let digits =
+        text.strip_prefix('p').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))?;
+    digits.parse::<f64>().ok().filter(|percent| *percent <= 100.0).map(|percent| percent / 100.0)
+}
+
+/// The unit of a built-in field, or of how much it rises a second.
+pub(crate) fn unit_of(measurement: &str, field: &str, rate: bool) -> Option<String> {
+    unit(measurement, field).map(|unit| if rate { format!("{unit}_per_second") } else { unit.to_owned() })
 }
 
 /// The unit of a built-in field.

@@ -227,6 +227,17 @@ impl From<QueryError> for ApiError {
                     "an answer of at most {limit} values: ask for a step, less time, fewer fields or a lower limit"
                 ),
             )]),
+            QueryError::NotNumeric { field } => Self::parameters(vec![ParameterError::new(
+                "field",
+                format!("a number or bool: `{field}` is text, which has no aggregates"),
+            )]),
+            QueryError::OutOfMemory(_) => Self::new(
+                "memory",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The query needs too much memory",
+                "the query needs more memory than `lake.memory_limit` allows: ask for less time, fewer fields or hosts, or a larger step, or \
+                 raise the limit",
+            ),
             QueryError::Stale => Self::new(
                 "lake",
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -26,12 +26,13 @@ const INDEX: &str = include_str!("../web/index.html");
 
 /// All routes of the service. Health checks and scrapes may use any name for it, all others one of `hosts` only.
 pub fn router(app: App, ops: &Ops, hosts: AllowedHosts) -> Router {
-    use handlers::{alerts, clients, events, live, measurements, metrics, rules, stats};
+    use handlers::{alerts, clients, events, fleet, live, measurements, metrics, rules, stats};
     let api = Router::new()
         .route("/", get(|| async { Html(INDEX) }))
         .route("/api/clients", get(clients::list))
         .route("/api/metrics/{host}", get(metrics::read))
         .route("/api/stats/{host}", get(stats::read))
+        .route("/api/fleet/{measurement}", get(fleet::read))
         .route("/api/measurements", get(measurements::list))
         .route("/api/rules", get(rules::list).post(rules::create))
         .route("/api/rules/{name}", get(rules::read).put(rules::replace).delete(rules::delete))

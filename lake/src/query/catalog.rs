@@ -26,8 +26,8 @@ pub struct StoredMeasurement {
 
 /// Reads the tables of the lake and what the tail adds to them.
 pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<StoredMeasurement>), QueryError> {
-    let added = tail.select(&snapshot.positions, None, None)?;
-    let mut schema = snapshot.schema.clone();
+    let added = tail.select(&snapshot.facts.positions, None, None)?;
+    let mut schema = snapshot.facts.schema.clone();
     let mut rows = stored_rows(snapshot)?;
     for batch in admit(&mut schema, &added.batches) {
         *rows.entry(batch.measurement.to_string()).or_default() += batch.rows() as u64;
@@ -43,7 +43,7 @@ pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<St
 
 /// Rows of each table by the catalog's own count, which reads no file.
 fn stored_rows(snapshot: &Snapshot<'_>) -> Result<BTreeMap<String, u64>, LakeError> {
-    if snapshot.schema.tables().next().is_none() {
+    if snapshot.facts.schema.tables().next().is_none() {
         return Ok(BTreeMap::new());
     }
     let sql = "SELECT table_name, estimated_size FROM duckdb_tables() WHERE database_name = ?";

@@ -33,6 +33,15 @@ pub enum QueryError {
         /// The tags that it has.
         known: Vec<Name>,
     },
+    /// The field is text, of which there are no aggregates.
+    #[error("`{field}` is text: only numbers and bools have aggregates")]
+    NotNumeric {
+        /// The field.
+        field: Name,
+    },
+    /// The query needs more memory than DuckDB may take.
+    #[error("the query needs more memory than `lake.memory_limit` allows")]
+    OutOfMemory(#[source] duckdb::Error),
     /// The answer would not fit into memory.
     #[error("the answer would have more than {limit} values")]
     TooLarge {
@@ -44,13 +53,24 @@ pub enum QueryError {
     Stale,
     /// The lake did not answer.
     #[error(transparent)]
-    Lake(#[from] LakeError),
+    Lake(LakeError),
 }
 
 impl QueryError {
     /// Whether a fresh snapshot will do.
     pub(super) fn passes(&self) -> bool {
         matches!(self, Self::Stale) || matches!(self, Self::Lake(error) if error.is_conflict())
+    }
+}
+
+impl From<LakeError> for QueryError {
+    fn from(error: LakeError) -> Self {
+        match error {
+            LakeError::Database { source, .. } if source.to_string().starts_with("Out of Memory Error") => {
+                Self::OutOfMemory(source)
+            }
+            error => Self::Lake(error),
+        }
     }
 }
 

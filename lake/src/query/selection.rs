@@ -4,13 +4,118 @@ use std::collections::BTreeMap;
 
 use plimsoll_nats::{HostId, Name};
 
-use crate::sql::ident;
+use crate::sql::{ident, literal};
 
-/// Rows of one host and measurement whose time is in `[from, to)`.
+/// The hosts of a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hosts {
+    /// Every host.
+    All,
+    /// These hosts.
+    Listed(Vec<HostId>),
+    /// Those whose id matches.
+    Matching(HostPattern),
+}
+
+impl From<HostId> for Hosts {
+    fn from(host: HostId) -> Self {
+        Self::Listed(vec![host])
+    }
+}
+
+impl Hosts {
+    /// The host, where there is exactly one.
+    #[must_use]
+    pub fn single(&self) -> Option<&HostId> {
+        match self {
+            Self::Listed(hosts) => match &hosts[..] {
+                [host] => Some(host),
+                _ => None,
+            },
+            Self::All | Self::Matching(_) => None,
+        }
+    }
+
+    /// Whether the host is one of them.
+    #[must_use]
+    pub fn contain(&self, host: &HostId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(hosts) => hosts.contains(host),
+            Self::Matching(pattern) => pattern.matches(host),
+        }
+    }
+
+    /// The condition of a `WHERE`; none where every host belongs.
+    pub(super) fn condition(&self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Listed(hosts) => match &hosts[..] {
+                [] => Some("false".to_owned()),
+                [host] => Some(format!("host = {}", literal(host))),
+                hosts => {
+                    let hosts: Vec<String> = hosts.iter().map(|host| literal(host)).collect();
+                    Some(format!("host IN ({})", hosts.join(", ")))
+                }
+            },
+            Self::Matching(pattern) => Some(pattern.condition()),
+        }
+    }
+}
+
+/// A pattern of host ids: `*` stands for any characters, `?` for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPattern(String);
+
+impl HostPattern {
+    /// The pattern that a text says; none where it holds a character that is neither a wildcard nor ever part of a host id.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_*?".contains(&byte);
+        ((1..=256).contains(&text.len()) && text.bytes().all(fits)).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether the whole text matches.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
+        let (mut p, mut t) = (0, 0);
+        // Where the last `*` stands, and up to where it has matched.
+        let mut star = None;
+        while t < text.len() {
+            match pattern.get(p) {
+                Some(b'*') => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(byte) if *byte == b'?' || *byte == text[t] => (p, t) = (p + 1, t + 1),
+                _ => {
+                    let Some((at, matched)) = star else { return false };
+                    star = Some((at, matched + 1));
+                    (p, t) = (at + 1, matched + 1);
+                }
+            }
+        }
+        pattern[p..].iter().all(|byte| *byte == b'*')
+    }
+
+    fn condition(&self) -> String {
+        let glob = format!("host GLOB {}", literal(&self.0));
+        // Row groups are left out by a comparison only, not by a pattern.
+        let prefix: String = self.0.chars().take_while(|c| !"*?".contains(*c)).collect();
+        if prefix.is_empty() {
+            return glob;
+        }
+        // All characters of host ids are below `~`.
+        format!("host >= {} AND host < {} AND {glob}", literal(&prefix), literal(&format!("{prefix}~")))
+    }
+}
+
+/// Rows of one measurement whose time is in `[from, to)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// The host.
-    pub host: HostId,
+    /// The hosts.
+    pub hosts: Hosts,
     /// The measurement.
     pub measurement: Name,
     /// Unix ms from which on, inclusive.
@@ -22,19 +127,15 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The condition of a `WHERE`, and its parameters.
-    pub(super) fn condition(&self) -> (String, Vec<String>) {
-        // Times stand in the text and not among the parameters, because only what the planner sees leaves out files by day.
-        let mut condition = format!("host = ? AND ts >= {}", time(self.from_ms));
-        if let Some(to) = self.to_ms {
-            condition.push_str(&format!(" AND ts < {}", time(to)));
-        }
-        let mut parameters = vec![self.host.to_string()];
-        for (tag, value) in &self.tags {
-            condition.push_str(&format!(" AND {} = ?", ident(tag)));
-            parameters.push(value.clone());
-        }
-        (condition, parameters)
+    /// The condition of a `WHERE` for the part of the selection in `[from, to)`.
+    ///
+    /// All values stand in the text and are no parameters: only what the planner sees leaves out files by day and row groups by host.
+    pub(super) fn condition(&self, from_ms: i64, to_ms: Option<i64>) -> String {
+        let mut conditions = Vec::from_iter(self.hosts.condition());
+        conditions.push(format!("ts >= {}", time(from_ms)));
+        conditions.extend(to_ms.map(|to| format!("ts < {}", time(to))));
+        conditions.extend(self.tags.iter().map(|(tag, value)| format!("{} = {}", ident(tag), literal(value))));
+        conditions.join(" AND ")
     }
 }
 
@@ -43,4 +144,37 @@ fn time(unix_ms: i64) -> String {
     /// Years 1 to 9999: what DuckDB's timestamps hold for certain.
     const RANGE: (i64, i64) = (-62_135_596_800_000, 253_402_300_799_999);
     format!("epoch_ms({}::BIGINT)::TIMESTAMP_MS", unix_ms.clamp(RANGE.0, RANGE.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a pattern means, by trying every way to use its stars.
+    fn naive(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => (0..=text.len()).any(|skipped| naive(rest, &text[skipped..])),
+            ([b'?', rest @ ..], [_, text @ ..]) => naive(rest, text),
+            ([byte, rest @ ..], [first, text @ ..]) => byte == first && naive(rest, text),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_match_as_their_definition_says(pattern in "[ab*?]{1,8}", text in "[ab]{0,8}") {
+            let parsed = HostPattern::parse(&pattern).expect("valid");
+            prop_assert_eq!(parsed.matches(&text), naive(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn what_no_host_id_holds_is_no_pattern() {
+        for text in ["", "web.*", "a'b", "[ab]", "{a,b}", "ä"] {
+            assert_eq!(HostPattern::parse(text), None, "{text}");
+        }
+    }
 }

@@ -1,17 +1,22 @@
 //! Lake and tail as one table.
 
-use std::{cell::OnceCell, sync::Arc};
+use std::sync::Arc;
 
-use duckdb::{Connection, params_from_iter};
+use duckdb::Connection;
 use plimsoll_nats::{Batch, Name, batch::FieldType};
 
-use super::{Attachment, QueryError, Selection};
+use super::{
+    Attachment, QueryError, Selection,
+    facts::{Facts, FactsCache},
+    tiers::{Extent, TierPart},
+};
 use crate::{
-    Positions, Tail, arrow,
+    Tail, Tier, arrow,
     connection::table,
     error::Context,
-    schema::{LakeSchema, TableSchema},
-    sql::ident,
+    rollup::{key_sql, part_sql},
+    schema::{LakeSchema, TableSchema, sql_type},
+    sql::{ident, literal},
 };
 
 /// The name of the tail's rows in a query's transaction.
@@ -21,18 +26,21 @@ const STAGING: &str = "tail";
 pub(super) struct Snapshot<'c> {
     pub(super) connection: &'c Connection,
     pub(super) attachment: Attachment,
-    pub(super) positions: Positions,
-    pub(super) schema: LakeSchema,
+    pub(super) facts: Arc<Facts>,
 }
 
 impl<'c> Snapshot<'c> {
-    /// Reads positions and tables in the connection's transaction.
-    pub(super) fn take(connection: &'c Connection, attachment: Attachment) -> Result<Self, QueryError> {
-        let (positions, schema) = match attachment {
-            Attachment::Attached => (Positions::read(connection)?, LakeSchema::read(connection)?),
-            Attachment::NotCreated | Attachment::Unreachable => (Positions::none(), LakeSchema::default()),
+    /// Reads positions and tables in the connection's transaction, or takes what is known of its snapshot.
+    pub(super) fn take(
+        connection: &'c Connection,
+        attachment: Attachment,
+        cache: &FactsCache,
+    ) -> Result<Self, QueryError> {
+        let facts = match attachment {
+            Attachment::Attached => cache.of(connection)?,
+            Attachment::NotCreated | Attachment::Unreachable => Arc::default(),
         };
-        Ok(Self { connection, attachment, positions, schema })
+        Ok(Self { connection, attachment, facts })
     }
 
     /// Whether the lake is there, or certain not to be.
@@ -40,40 +48,50 @@ impl<'c> Snapshot<'c> {
         self.attachment != Attachment::Unreachable
     }
 
-    /// The rows of a selection's host and measurement, the tail's included.
+    /// The rows of a selection's hosts and measurement, the tail's included, with the wanted fields or all.
     ///
-    /// Fails on an unknown measurement or tag, and when the tail has moved past this snapshot.
-    pub(super) fn source(&self, tail: &Tail, selection: &Selection) -> Result<Source<'_>, QueryError> {
+    /// Fails on an unknown measurement, tag or field, and when the tail has moved past this snapshot.
+    pub(super) fn source(
+        &self,
+        tail: &Tail,
+        selection: &Selection,
+        wanted: Option<&[Name]>,
+    ) -> Result<Source<'_>, QueryError> {
         let measurement = &selection.measurement;
-        let mut added = tail.select(&self.positions, Some(&selection.host), Some(measurement))?;
-        let mut schema = self.schema.clone();
+        let stored = self.facts.schema.table(measurement);
+        let mut schema = self.facts.schema.of(measurement);
+        let single = selection.hosts.single();
+        let mut added = tail.select(&self.facts.positions, single, Some(measurement))?;
         let mut admitted = admit(&mut schema, &added.batches);
-        let stored = self.schema.table(measurement);
-        if stored.is_none() || schema.table(measurement) != stored {
+        if single.is_some() && (stored.is_none() || schema.table(measurement) != stored) {
             // What another host has sent earlier may have fixed the new columns' types.
-            added = tail.select(&self.positions, None, Some(measurement))?;
-            schema = self.schema.clone();
+            added = tail.select(&self.facts.positions, None, Some(measurement))?;
+            schema = self.facts.schema.of(measurement);
             admitted = admit(&mut schema, &added.batches);
-            admitted.retain(|batch| batch.host == selection.host);
         }
-        let Some(table) = schema.table(measurement).cloned() else {
+        admitted.retain(|batch| selection.hosts.contain(&batch.host));
+        let Some(table) = schema.table(measurement) else {
             return Err(QueryError::UnknownMeasurement { measurement: measurement.clone() });
         };
         if let Some(tag) = selection.tags.keys().find(|tag| !table.tags().any(|known| known == *tag)) {
             let (measurement, tag) = (measurement.clone(), tag.clone());
             return Err(QueryError::UnknownTag { measurement, tag, known: table.tags().cloned().collect() });
         }
-        if !admitted.is_empty() {
-            arrow::stage(self.connection, STAGING, measurement, &table, &admitted)?;
+        let fields = fields(measurement, table, wanted)?;
+        let names: Vec<Name> = fields.iter().map(|(name, _)| name.clone()).collect();
+        let in_tail = !admitted.is_empty();
+        if in_tail {
+            arrow::stage(self.connection, STAGING, measurement, &table.with_fields(&names), &admitted)?;
         }
         Ok(Source {
             connection: self.connection,
             selection: selection.clone(),
-            stored: stored.is_some(),
-            staged: !admitted.is_empty(),
+            tags: table.tags().cloned().collect(),
+            fields,
+            stored: stored.cloned(),
+            in_tail,
             complete: added.complete && self.lake_reached(),
-            table,
-            relation: OnceCell::new(),
+            facts: Arc::clone(&self.facts),
         })
     }
 }
@@ -83,65 +101,220 @@ pub(super) fn admit<'b>(schema: &mut LakeSchema, batches: &'b [Arc<Batch>]) -> V
     batches.iter().map(|batch| &**batch).filter(|batch| schema.admit(batch).is_ok()).collect()
 }
 
-/// One host's rows of one measurement, in a transaction.
+/// The fields asked for with their types, in order; all where `wanted` is none. Fails on one that does not exist.
+fn fields(
+    measurement: &Name,
+    table: &TableSchema,
+    wanted: Option<&[Name]>,
+) -> Result<Vec<(Name, FieldType)>, QueryError> {
+    let all = || table.fields().map(|(name, field_type)| (name.clone(), field_type));
+    let Some(wanted) = wanted else { return Ok(all().collect()) };
+    let find = |field: &Name| {
+        all().find(|(name, _)| name == field).ok_or_else(|| QueryError::UnknownField {
+            measurement: measurement.clone(),
+            field: field.clone(),
+            known: all().map(|(name, _)| name).collect(),
+        })
+    };
+    wanted.iter().map(find).collect()
+}
+
+/// The rows of a selection, in a transaction.
 pub(super) struct Source<'c> {
     pub(super) connection: &'c Connection,
     pub(super) selection: Selection,
-    pub(super) table: TableSchema,
+    /// The tags of the measurement, in order.
+    pub(super) tags: Vec<Name>,
+    /// The fields that the query asks for, with their types.
+    pub(super) fields: Vec<(Name, FieldType)>,
     pub(super) complete: bool,
-    stored: bool,
-    staged: bool,
-    relation: OnceCell<String>,
+    /// The table in the lake.
+    stored: Option<TableSchema>,
+    /// Whether the tail has rows of the selection's hosts, of whatever time.
+    in_tail: bool,
+    facts: Arc<Facts>,
 }
 
 impl Source<'_> {
-    /// The SQL of lake and tail together, to stand after `FROM`.
-    pub(super) fn relation(&self) -> &str {
-        self.relation.get_or_init(|| {
-            let lake = table(&self.selection.measurement);
-            let tail = format!("temp.{}", ident(STAGING));
-            match (self.stored, self.staged) {
-                (true, true) => format!("(FROM {lake} UNION ALL BY NAME FROM {tail})"),
-                (true, false) => lake,
-                (false, true) => tail,
-                (false, false) => self.nothing(),
-            }
-        })
+    /// What the tiers hold.
+    pub(super) fn extent(&self) -> Result<Extent, QueryError> {
+        Ok(self.facts.extent(self.connection, &self.selection.measurement)?)
     }
 
-    /// A table of the right columns without a row: only other hosts have some.
-    fn nothing(&self) -> String {
-        let columns = self.table.columns().map(|(name, column)| {
-            format!(", NULL::{} AS {}", crate::schema::sql_type(column.column_type), ident(name))
-        });
-        let columns: String = columns.collect();
-        format!("(SELECT NULL::TIMESTAMP_MS AS ts, NULL::VARCHAR AS host{columns} WHERE false)")
+    /// The quoted names of what tells series apart, joined by commas.
+    pub(super) fn series_list(&self) -> String {
+        std::iter::once("host".to_owned()).chain(self.tags.iter().map(|tag| ident(tag))).collect::<Vec<_>>().join(", ")
     }
 
-    /// The fields asked for with their types, in order; all where `wanted` is none. Fails on one that does not exist.
-    pub(super) fn fields(&self, wanted: Option<&[Name]>) -> Result<Vec<(Name, FieldType)>, QueryError> {
-        let all = || self.table.fields().map(|(name, field_type)| (name.clone(), field_type));
-        let Some(wanted) = wanted else { return Ok(all().collect()) };
-        let find = |field: &Name| {
-            all().find(|(name, _)| name == field).ok_or_else(|| QueryError::UnknownField {
-                measurement: self.selection.measurement.clone(),
-                field: field.clone(),
-                known: all().map(|(name, _)| name).collect(),
-            })
+    /// A subquery of the selection's rows in `[from, to)` as they were sampled, with `ts`, `host`, tags and fields.
+    pub(super) fn rows(&self, from_ms: i64, to_ms: Option<i64>) -> String {
+        let columns = |_, (field, kind): &(Name, FieldType), known: bool| {
+            let column = ident(field);
+            if known { format!(", {column}") } else { format!(", NULL::{} AS {column}", sql_type(*kind)) }
         };
-        wanted.iter().map(find).collect()
+        let raw = TierPart { tier: Tier::Raw, from_ms, to_ms };
+        self.union(&[raw], &columns, &|_, _, _| String::new())
     }
 
-    /// Whether lake or tail hold any row of the host.
-    pub(super) fn host_known(&self) -> Result<bool, QueryError> {
-        if self.staged || !self.stored {
-            return Ok(self.staged);
-        }
-        let sql = format!("SELECT count(*) FROM (FROM {} WHERE host = ? LIMIT 1)", self.relation());
-        let rows: i64 = self
-            .connection
-            .query_row(&sql, params_from_iter([&*self.selection.host]), |row| row.get(0))
-            .context("look for the host")?;
-        Ok(rows > 0)
+    /// A subquery of summaries of the numeric fields: `ts`, `host`, tags, and of field `i` the columns `_c{i}` (count), `_s{i}` (sum),
+    /// `_n{i}` (smallest) and `_x{i}` (largest value). Rows add up; those that are not rolled up yet stand for themselves.
+    pub(super) fn partials(&self, parts: &[TierPart]) -> String {
+        let none = |i: usize| {
+            format!(", NULL::BIGINT AS _c{i}, NULL::DOUBLE AS _s{i}, NULL::DOUBLE AS _n{i}, NULL::DOUBLE AS _x{i}")
+        };
+        let of_row = |i: usize, (field, kind): &(Name, FieldType), known: bool| match (number(field, *kind), known) {
+            (None, _) => String::new(),
+            (Some(v), true) => {
+                format!(", ({v} IS NOT NULL)::BIGINT AS _c{i}, {v} AS _s{i}, {v} AS _n{i}, {v} AS _x{i}")
+            }
+            (Some(_), false) => none(i),
+        };
+        let of_summary = |i: usize, (field, kind): &(Name, FieldType), known: bool| match known {
+            _ if *kind == FieldType::Text => String::new(),
+            true => {
+                let part = |part| part_sql(field, part);
+                format!(
+                    ", {}::BIGINT AS _c{i}, {} AS _s{i}, {} AS _n{i}, {} AS _x{i}",
+                    part("count"),
+                    part("sum"),
+                    part("min"),
+                    part("max")
+                )
+            }
+            false => none(i),
+        };
+        self.union(parts, &of_row, &of_summary)
     }
+
+    /// A subquery of the sketches of one numeric field, opened: `ts`, `host`, tags, a key `_k` and its count `_n`.
+    pub(super) fn sketch_counts(&self, parts: &[TierPart], index: usize) -> String {
+        let none = ", NULL::INTEGER AS _k, 0::BIGINT AS _n";
+        let of_row = |i: usize, (field, kind): &(Name, FieldType), known: bool| match number(field, *kind) {
+            Some(v) if i == index && known => format!(", {} AS _k, 1::BIGINT AS _n", key_sql(&v)),
+            _ if i == index => none.to_owned(),
+            _ => String::new(),
+        };
+        let of_summary = |i: usize, (field, _): &(Name, FieldType), known: bool| {
+            let sketch = part_sql(field, "sketch");
+            match (i == index, known) {
+                (true, true) => {
+                    format!(", unnest(map_keys({sketch})) AS _k, unnest(map_values({sketch}))::BIGINT AS _n")
+                }
+                (true, false) => none.to_owned(),
+                (false, _) => String::new(),
+            }
+        };
+        self.union(parts, &of_row, &of_summary)
+    }
+
+    /// A subquery of all rows that tell of these parts, each sample once: the tiers', what they do not contain yet, and the tail's.
+    fn union(&self, parts: &[TierPart], of_row: &Columns<'_>, of_summary: &Columns<'_>) -> String {
+        let (mut branches, measurement) = (Vec::new(), &self.selection.measurement);
+        let contained = |tier| self.facts.contained(measurement, tier);
+        for part in parts.iter().filter(|part| part.tier != Tier::Raw) {
+            branches.push(self.summaries(part, part.tier, None, of_summary));
+            if let (Tier::Hour, Some(snapshot)) = (part.tier, contained(Tier::Hour)) {
+                branches.push(self.summaries(part, Tier::Minute, Some(snapshot), of_summary));
+            }
+        }
+        if let Some(stored) = &self.stored {
+            let known = |name: &Name| stored.column(name).is_some();
+            for stretch in stretches(parts) {
+                let after = (stretch.tier != Tier::Raw).then(|| contained(Tier::Minute)).flatten();
+                let after = after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
+                let condition = self.condition(&known, stretch.from_ms, stretch.to_ms);
+                let from = format!("{} WHERE {condition}{after}", table(measurement));
+                branches.push(self.branch(&known, of_row, &from));
+            }
+        }
+        let (from_ms, to_ms) = (parts.first().map_or(0, |part| part.from_ms), parts.last().and_then(|part| part.to_ms));
+        if self.in_tail {
+            let from = format!("temp.{} WHERE {}", ident(STAGING), self.selection.condition(from_ms, to_ms));
+            branches.push(self.branch(&|_| true, of_row, &from));
+        }
+        if branches.is_empty() {
+            // A table of the right columns without a row: only other hosts have some.
+            let nothing = "(SELECT NULL::TIMESTAMP_MS AS ts, NULL::VARCHAR AS host) WHERE false";
+            branches.push(self.branch(&|_| false, of_row, nothing));
+        }
+        format!("({})", branches.join(" UNION ALL "))
+    }
+
+    fn summaries(&self, part: &TierPart, tier: Tier, after: Option<i64>, of_summary: &Columns<'_>) -> String {
+        let measurement = &self.selection.measurement;
+        let known = |name: &Name| self.facts.has_column(measurement, tier, name);
+        let condition = self.condition(&known, part.from_ms, part.to_ms);
+        let after = after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
+        self.branch(&known, of_summary, &format!("{} WHERE {condition}{after}", tier.table(measurement)))
+    }
+
+    /// The selection's condition on a table: one made before the measurement had a tag knows no series of it.
+    fn condition(&self, known: &dyn Fn(&Name) -> bool, from_ms: i64, to_ms: Option<i64>) -> String {
+        match self.selection.tags.keys().all(known) {
+            true => self.selection.condition(from_ms, to_ms),
+            false => "false".to_owned(),
+        }
+    }
+
+    fn branch(&self, known: &dyn Fn(&Name) -> bool, columns: &Columns<'_>, from: &str) -> String {
+        let Selection { hosts, tags, .. } = &self.selection;
+        // What is the same in each row is a constant, which need not be decoded and costs little to group by.
+        let host = hosts.single().map_or_else(|| "host".to_owned(), |host| format!("{} AS host", literal(host)));
+        let tag = |tag: &Name| match tags.get(tag) {
+            Some(value) => format!("{} AS {}", literal(value), ident(tag)),
+            None if known(tag) => ident(tag),
+            None => format!("NULL::VARCHAR AS {}", ident(tag)),
+        };
+        let tags: String = self.tags.iter().map(|name| format!(", {}", tag(name))).collect();
+        let fields = self.fields.iter().enumerate().map(|(index, field)| columns(index, field, known(&field.0)));
+        format!("SELECT ts, {host}{tags}{} FROM {from}", fields.collect::<String>())
+    }
+
+    /// Whether lake or tail hold any row of the hosts, whatever its time; where that is asked of one host.
+    pub(super) fn host_known(&self) -> Result<bool, QueryError> {
+        if self.in_tail || self.stored.is_none() {
+            return Ok(self.in_tail);
+        }
+        let condition = self.selection.hosts.condition().unwrap_or_else(|| "true".to_owned());
+        let measurement = &self.selection.measurement;
+        // Coarse tiers know hosts whose rows are gone from the finer ones.
+        for tier in [Tier::Raw, Tier::Minute, Tier::Hour] {
+            if tier != Tier::Raw && self.facts.contained(measurement, tier).is_none() {
+                continue;
+            }
+            let sql = format!("SELECT count(*) FROM (FROM {} WHERE {condition} LIMIT 1)", tier.table(measurement));
+            let rows: i64 = self.connection.query_row(&sql, [], |row| row.get(0)).context("look for the host")?;
+            if rows > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What stands in a `SELECT` for a field: by its index, its name and type, and whether the table has it.
+type Columns<'a> = dyn Fn(usize, &(Name, FieldType), bool) -> String + 'a;
+
+/// A field's column as a DOUBLE; none for text.
+fn number(field: &Name, kind: FieldType) -> Option<String> {
+    match kind {
+        FieldType::Float => Some(ident(field)),
+        FieldType::Integer => Some(format!("{}::DOUBLE", ident(field))),
+        FieldType::Bool => Some(format!("{}::INTEGER::DOUBLE", ident(field))),
+        FieldType::Text => None,
+    }
+}
+
+/// The parts with neighbours that are summaries of any length joined, since raw rows are added to all of them alike.
+fn stretches(parts: &[TierPart]) -> Vec<TierPart> {
+    let mut stretches: Vec<TierPart> = Vec::new();
+    for part in parts {
+        match stretches.last_mut() {
+            Some(last) if (last.tier == Tier::Raw) == (part.tier == Tier::Raw) && last.to_ms == Some(part.from_ms) => {
+                last.to_ms = part.to_ms;
+            }
+            _ => stretches.push(*part),
+        }
+    }
+    stretches
 }

@@ -2,16 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use duckdb::{Row, params_from_iter};
+use duckdb::Row;
 use plimsoll_nats::{Name, batch::FieldType};
 use serde::Serialize;
 
-use super::{QueryError, Selection, Value, source::Source, value};
-use crate::{LakeError, error::Context, sql::ident};
+use super::{
+    Found, QueryError, Value,
+    points::MAX_VALUES,
+    series::{Series, SeriesReader},
+    sketch,
+    source::Source,
+    tiers::{self, TierChoice, TierPart},
+    value,
+};
+use crate::{LakeError, Tier, error::Context, sql::ident};
 
 /// A field of a series over the selected time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FieldStats {
+    /// The host; the answer to a question about one host says it elsewhere.
+    #[serde(skip)]
+    pub host: String,
     /// The series' tags; one that its rows lack is left out.
     pub tags: BTreeMap<Name, String>,
     /// The field.
@@ -24,9 +35,9 @@ pub struct FieldStats {
     /// Extremes, mean and percentiles; none for text.
     #[serde(flatten)]
     pub summary: Option<Summary>,
-    /// The value at the latest time.
-    pub last: Value,
-    /// That time, Unix ms.
+    /// The value at the latest time; none where only summaries of it are left.
+    pub last: Option<Value>,
+    /// That time, Unix ms; of summaries the start of the last one.
     pub last_time_ms: i64,
 }
 
@@ -39,7 +50,8 @@ pub struct Summary {
     pub max: Value,
     /// The mean.
     pub avg: f64,
-    /// The median; percentiles interpolate linearly between the two values nearest to them.
+    /// The median; percentiles of raw rows interpolate linearly between the two values nearest to them, and those of summaries are
+    /// within 1 % of a value.
     pub p50: f64,
     /// The 95th percentile.
     pub p95: f64,
@@ -47,132 +59,202 @@ pub struct Summary {
     pub p99: f64,
 }
 
+/// The percentiles of a [`Summary`].
+const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
 /// Columns of a field in the result.
 const COLUMNS: usize = 8;
 
 /// The statistics of a field, without its last value.
-struct Found {
+struct FoundField {
     count: u64,
     last_time_ms: i64,
     summary: Option<Summary>,
 }
 
-/// Reads the statistics; a field without a value is left out.
+/// A series with what was found of each field.
+type FoundSeries = (Series, Vec<Option<FoundField>>);
+/// The last value of each field of a series, and its time.
+type Last = BTreeMap<Series, Vec<Option<(Value, i64)>>>;
+
+/// Reads the statistics; a field without a value is left out. Raw rows answer while they are there, and else summaries.
+pub(super) fn read(source: &Source<'_>, choice: TierChoice) -> Result<Found<Vec<FieldStats>>, QueryError> {
+    let (extent, selection) = (source.extent()?, &source.selection);
+    let tier = match (choice, extent.finest(selection.from_ms)) {
+        (TierChoice::Only(tier), _) => tier.min(extent.coarsest),
+        (TierChoice::Auto, Tier::Raw) => Tier::Raw,
+        (TierChoice::Auto, _) => extent.coarsest,
+    };
+    let parts = tiers::plan(selection.from_ms, selection.to_ms, tier, &extent);
+    if parts.iter().all(|part| part.tier == Tier::Raw) {
+        let all: Vec<usize> = (0..source.fields.len()).collect();
+        return Ok(Found { rows: exact(source, &all)?, tiers: parts, step_ms: None });
+    }
+    let is_text = |index: &usize| source.fields[*index].1 == FieldType::Text;
+    let (texts, numbers): (Vec<usize>, Vec<usize>) = (0..source.fields.len()).partition(is_text);
+    // Text is not rolled up: what there is of it is in the raw rows.
+    let mut rows = exact(source, &texts)?;
+    rows.extend(summed(source, &numbers, &parts, extent.raw_from_ms)?);
+    let place = |field: &Name| source.fields.iter().position(|(known, _)| known == field);
+    rows.sort_by(|a, b| (&a.host, &a.tags, place(&a.field)).cmp(&(&b.host, &b.tags, place(&b.field))));
+    Ok(Found { rows, tiers: parts, step_ms: None })
+}
+
+/// From raw rows.
 ///
 /// Last values come from a second look at the time since the earliest of the last times: comparing times row by row over the
 /// whole interval would take as long as all else together.
-pub(super) fn read(source: &Source<'_>, fields: Option<&[Name]>) -> Result<Vec<FieldStats>, QueryError> {
-    let fields = source.fields(fields)?;
-    let found = read_found(source, &fields)?;
-    let since = found.iter().flat_map(|(_, row)| row).flatten().map(|found| found.last_time_ms).min();
-    let Some(since) = since else { return Ok(Vec::new()) };
-    let mut last = read_last(source, &fields, since)?;
-    let mut stats = Vec::new();
-    for (tags, row) in found {
-        let mut values = last.remove(&tags).unwrap_or_default().into_iter();
-        for ((field, field_type), found) in fields.iter().zip(row) {
-            let (Some(Some(last)), Some(Found { count, last_time_ms, summary })) = (values.next(), found) else {
-                continue;
-            };
-            let (tags, field, field_type) = (tags.clone(), field.clone(), *field_type);
-            stats.push(FieldStats { tags, field, field_type, count, summary, last, last_time_ms });
-        }
+fn exact(source: &Source<'_>, fields: &[usize]) -> Result<Vec<FieldStats>, QueryError> {
+    if fields.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(stats)
+    let selection = &source.selection;
+    let rows = source.rows(selection.from_ms, selection.to_ms);
+    let found = read_found(source, &exact_sql(source, fields, &rows), fields, true)?;
+    let Some(since) = earliest_last(&found) else { return Ok(Vec::new()) };
+    let last = read_last(source, fields, since)?;
+    Ok(combine(source, fields, found, last))
 }
 
-type Series = BTreeMap<Name, String>;
-/// A series with what was found of each field.
-type FoundSeries = (Series, Vec<Option<Found>>);
+/// From summaries, and rows that are not rolled up. Those among raw rows give the last values.
+fn summed(
+    source: &Source<'_>,
+    fields: &[usize],
+    parts: &[TierPart],
+    raw_from_ms: i64,
+) -> Result<Vec<FieldStats>, QueryError> {
+    let (series, mut columns) = (source.series_list(), String::new());
+    for index in fields {
+        columns.push_str(&format!(
+            ", sum(_c{index})::BIGINT, max(epoch_ms(ts)) FILTER (WHERE _c{index} > 0), min(_n{index}), max(_x{index}), \
+             sum(_s{index}) / sum(_c{index}), 0.0::DOUBLE, 0.0::DOUBLE, 0.0::DOUBLE"
+        ));
+    }
+    let sql = format!("SELECT {series}{columns} FROM {} GROUP BY {series} ORDER BY {series}", source.partials(parts));
+    let mut found = read_found(source, &sql, fields, false)?;
+    for (place, index) in fields.iter().enumerate() {
+        let mut quantiles = sketch::read(source, parts, *index, None, &QUANTILES)?;
+        for (series, row) in &mut found {
+            let Some(summary) = row[place].as_mut().and_then(|field| field.summary.as_mut()) else { continue };
+            let Some(values) = quantiles.remove(&(series.clone(), 0)) else { continue };
+            summary.set_percentiles(&values);
+        }
+    }
+    let Some(since) = earliest_last(&found) else { return Ok(Vec::new()) };
+    let last = read_last(source, fields, since.max(raw_from_ms))?;
+    Ok(combine(source, fields, found, last))
+}
 
-fn read_found(source: &Source<'_>, fields: &[(Name, FieldType)]) -> Result<Vec<FoundSeries>, LakeError> {
-    let (condition, parameters) = source.selection.condition();
-    let mut statement = source.connection.prepare(&sql(source, fields, &condition)).context("prepare statistics")?;
-    let mut rows = statement.query(params_from_iter(parameters)).context("compute statistics")?;
-    let tags: Vec<&Name> = source.table.tags().collect();
+impl Summary {
+    /// Sets percentiles of a sketch; none is outside of the extremes.
+    fn set_percentiles(&mut self, values: &[f64]) {
+        let (Some(min), Some(max)) = (self.min.number(), self.max.number()) else { return };
+        let within = |index: usize| values.get(index).map_or(f64::NAN, |value| value.max(min).min(max));
+        (self.p50, self.p95, self.p99) = (within(0), within(1), within(2));
+    }
+}
+
+fn earliest_last(found: &[FoundSeries]) -> Option<i64> {
+    found.iter().flat_map(|(_, row)| row).flatten().map(|found| found.last_time_ms).min()
+}
+
+fn combine(source: &Source<'_>, fields: &[usize], found: Vec<FoundSeries>, mut last: Last) -> Vec<FieldStats> {
+    let mut stats = Vec::new();
+    for (series, row) in found {
+        let mut values = last.remove(&series).unwrap_or_default().into_iter();
+        for (index, found) in fields.iter().zip(row) {
+            let value = values.next().flatten();
+            let Some(FoundField { count, last_time_ms, summary }) = found else { continue };
+            let (field, field_type) = source.fields[*index].clone();
+            let last_time_ms = value.as_ref().map_or(last_time_ms, |(_, time)| *time);
+            let (host, tags, last) = (series.host.clone(), series.tags.clone(), value.map(|(value, _)| value));
+            stats.push(FieldStats { host, tags, field, field_type, count, summary, last, last_time_ms });
+        }
+    }
+    stats
+}
+
+/// Runs SQL that gives the columns of each field after those of the series.
+fn read_found(source: &Source<'_>, sql: &str, fields: &[usize], exact: bool) -> Result<Vec<FoundSeries>, QueryError> {
+    let mut statement = source.connection.prepare(sql).context("prepare statistics")?;
+    let mut rows = statement.query([]).context("compute statistics")?;
+    let mut reader = SeriesReader::new(&source.tags);
+    let first = reader.columns();
     let mut found = Vec::new();
     while let Some(row) = rows.next().context("read statistics")? {
-        let fields = fields.iter().enumerate();
-        let values = fields.map(|(index, (_, kind))| field_found(row, tags.len() + index * COLUMNS, *kind));
-        found.push((series(row, &tags)?, values.collect::<Result<_, _>>()?));
+        let columns = fields.iter().enumerate().map(|(place, index)| {
+            let kind = source.fields[*index].1;
+            field_found(row, first + place * COLUMNS, if exact { kind } else { FieldType::Float })
+        });
+        let columns = columns.collect::<Result<_, _>>()?;
+        found.push((reader.read(row)?.0.clone(), columns));
+        if found.len() * fields.len() > MAX_VALUES / COLUMNS {
+            return Err(QueryError::TooLarge { limit: MAX_VALUES });
+        }
     }
     Ok(found)
 }
 
 /// The last value of each field of each series, where that is not before `since_ms`.
-fn read_last(
-    source: &Source<'_>,
-    fields: &[(Name, FieldType)],
-    since_ms: i64,
-) -> Result<BTreeMap<Series, Vec<Option<Value>>>, LakeError> {
-    let (condition, parameters) = Selection { from_ms: since_ms, ..source.selection.clone() }.condition();
+fn read_last(source: &Source<'_>, fields: &[usize], since_ms: i64) -> Result<Last, LakeError> {
+    let fields = fields.iter().map(|index| &source.fields[*index]);
     let values: Vec<String> = fields
-        .iter()
-        .map(|(field, kind)| format!("arg_max({}, ts)", value::expression(&ident(field), *kind)))
+        .clone()
+        .map(|(field, kind)| {
+            let column = ident(field);
+            let value = value::expression(&column, *kind);
+            format!("arg_max({value}, ts), epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL))")
+        })
         .collect();
-    let (tag_list, values, relation) = (tag_list(source), values.join(", "), source.relation());
-    let sql = format!("SELECT {tag_list}{values} FROM {relation} WHERE {condition} GROUP BY ALL");
+    let (series, values) = (source.series_list(), values.join(", "));
+    let rows = source.rows(source.selection.from_ms.max(since_ms), source.selection.to_ms);
+    let sql = format!("SELECT {series}, {values} FROM {rows} GROUP BY {series}");
     let mut statement = source.connection.prepare(&sql).context("prepare last values")?;
-    let mut rows = statement.query(params_from_iter(parameters)).context("find last values")?;
-    let tags: Vec<&Name> = source.table.tags().collect();
-    let mut last = BTreeMap::new();
+    let mut rows = statement.query([]).context("find last values")?;
+    let mut reader = SeriesReader::new(&source.tags);
+    let first = reader.columns();
+    let mut last = Last::new();
     while let Some(row) = rows.next().context("read last values")? {
-        let fields = fields.iter().enumerate();
-        let values = fields.map(|(index, (_, kind))| value::get(row, tags.len() + index, *kind));
-        last.insert(series(row, &tags)?, values.collect::<Result<_, _>>()?);
+        let read = |(place, (_, kind)): (usize, &(Name, FieldType))| {
+            let value = value::get(row, first + 2 * place, *kind)?;
+            let time = row.get::<_, Option<i64>>(first + 2 * place + 1).context("read a time")?;
+            Ok::<_, LakeError>(value.zip(time))
+        };
+        let values = fields.clone().enumerate().map(read).collect::<Result<_, _>>()?;
+        last.insert(reader.read(row)?.0.clone(), values);
     }
     Ok(last)
 }
 
-/// The tags of a result's row, which come first.
-pub(super) fn series(row: &Row<'_>, tags: &[&Name]) -> Result<BTreeMap<Name, String>, LakeError> {
-    let mut series = BTreeMap::new();
-    for (index, tag) in tags.iter().enumerate() {
-        if let Some(value) = row.get::<_, Option<String>>(index).context("read a tag")? {
-            series.insert((*tag).clone(), value);
-        }
-    }
-    Ok(series)
-}
-
-/// The quoted names of the tags, each followed by a comma.
-pub(super) fn tag_list(source: &Source<'_>) -> String {
-    source.table.tags().map(|tag| format!("{}, ", ident(tag))).collect()
-}
-
-fn sql(source: &Source<'_>, fields: &[(Name, FieldType)], condition: &str) -> String {
-    let tags = tag_list(source);
+fn exact_sql(source: &Source<'_>, fields: &[usize], rows: &str) -> String {
+    let series = source.series_list();
     let (mut inner, mut outer) = (String::new(), String::new());
-    for (index, (field, field_type)) in fields.iter().enumerate() {
+    for (index, (field, field_type)) in fields.iter().map(|index| (index, &source.fields[*index])) {
         let column = ident(field);
         let value = value::expression(&column, *field_type);
         inner.push_str(&format!(
-            "count({column}) AS c{index}, epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL)) AS t{index}, "
+            ", count({column}) AS _c{index}, epoch_ms(max(ts) FILTER (WHERE {column} IS NOT NULL)) AS _t{index}"
         ));
         if *field_type == FieldType::Text {
-            outer.push_str(&format!("c{index}, t{index}, NULL, NULL, NULL, NULL, NULL, NULL, "));
+            outer.push_str(&format!(", _c{index}, _t{index}, NULL, NULL, NULL, NULL, NULL, NULL"));
         } else {
             inner.push_str(&format!(
-                "min({value}) AS a{index}, max({value}) AS z{index}, avg({value}) AS m{index}, \
-                 quantile_cont({value}::DOUBLE, [0.5, 0.95, 0.99]) AS q{index}, "
+                ", min({value}) AS _a{index}, max({value}) AS _z{index}, avg({value}) AS _m{index}, \
+                 quantile_cont({value}::DOUBLE, {QUANTILES:?}) AS _q{index}"
             ));
             outer.push_str(&format!(
-                "c{index}, t{index}, a{index}, z{index}, m{index}, q{index}[1], q{index}[2], q{index}[3], "
+                ", _c{index}, _t{index}, _a{index}, _z{index}, _m{index}, _q{index}[1], _q{index}[2], _q{index}[3]"
             ));
         }
     }
-    let relation = source.relation();
-    format!(
-        "SELECT {tags}{outer} FROM (SELECT {tags}{inner} FROM {relation} WHERE {condition} GROUP BY ALL) ORDER BY ALL"
-    )
+    format!("SELECT {series}{outer} FROM (SELECT {series}{inner} FROM {rows} GROUP BY {series}) ORDER BY {series}")
 }
 
-fn field_found(row: &Row<'_>, first: usize, field_type: FieldType) -> Result<Option<Found>, LakeError> {
-    let count = row.get::<_, i64>(first).context("read a count")?.unsigned_abs();
+fn field_found(row: &Row<'_>, first: usize, field_type: FieldType) -> Result<Option<FoundField>, LakeError> {
+    let count = row.get::<_, Option<i64>>(first).context("read a count")?.unwrap_or(0).unsigned_abs();
     let last_time_ms = row.get::<_, Option<i64>>(first + 1).context("read a time")?;
     let Some(last_time_ms) = last_time_ms else { return Ok(None) };
     let summary = if field_type == FieldType::Text { None } else { summary(row, first + 2, field_type)? };
-    Ok(Some(Found { count, last_time_ms, summary }))
+    Ok(Some(FoundField { count, last_time_ms, summary }))
 }
 
 fn summary(row: &Row<'_>, first: usize, field_type: FieldType) -> Result<Option<Summary>, LakeError> {

@@ -18,6 +18,18 @@ pub enum Value {
     Text(String),
 }
 
+impl Value {
+    /// The value as a number; none for text.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Self::Integer(value) => Some(*value as f64),
+            Self::Float(value) => Some(*value),
+            Self::Text(_) => None,
+        }
+    }
+}
+
 /// A column as the SQL expression from which [`get`] reads it.
 pub(super) fn expression(column: &str, field_type: FieldType) -> String {
     match field_type {

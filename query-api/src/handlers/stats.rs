@@ -1,11 +1,13 @@
 //! `GET /api/stats/{host}`: statistics.
 
 use axum::{Json, extract::State, http::Uri};
-use plimsoll_lake::query::{FieldStats, Selection};
+use plimsoll_lake::query::{FieldStats, Hosts, Selection, TierPart};
 use plimsoll_nats::{HostId, Name};
 use serde::Serialize;
 
-use super::{EXPECTED_FIELDS, EXPECTED_MEASUREMENT, interval::Interval, parse_fields, parse_host, unit};
+use super::{
+    EXPECTED_FIELDS, EXPECTED_MEASUREMENT, coarsest, interval::Interval, parse_fields, parse_host, take_tier, unit,
+};
 use crate::{
     app::App,
     params::{Params, Segment},
@@ -21,6 +23,8 @@ pub struct StatsAnswer {
     from_ms: i64,
     to_ms: i64,
     complete: bool,
+    tier: &'static str,
+    tiers: Vec<TierPart>,
     series: Vec<SeriesAnswer>,
 }
 
@@ -38,6 +42,7 @@ pub async fn read(State(app): State<App>, Segment(host): Segment, uri: Uri) -> R
     let measurement = params.required("measurement", EXPECTED_MEASUREMENT, |text| Name::parse(text).ok());
     let fields = params.optional("field", EXPECTED_FIELDS, parse_fields);
     let interval = Interval::take(&mut params);
+    let tier = take_tier(&mut params);
     let tags = params.tags();
     params.finish()?;
     let (Some(measurement), Some(interval)) = (measurement, interval) else {
@@ -45,13 +50,14 @@ pub async fn read(State(app): State<App>, Segment(host): Segment, uri: Uri) -> R
     };
     let host = parse_host(&host)?;
     let (from_ms, to_ms) = (interval.from_ms, interval.end());
-    let selection = Selection { host: host.clone(), measurement: measurement.clone(), from_ms, to_ms, tags };
+    let selection =
+        Selection { hosts: Hosts::from(host.clone()), measurement: measurement.clone(), from_ms, to_ms, tags };
     let current = app.feed.is_current();
-    let query = app.reader.stats(&app.tail, selection, fields.clone());
-    let (complete, found) = match app.timed("stats", query).await {
-        Ok(answer) if answer.host_known || app.knows_host(&host) => (answer.complete, answer.rows),
+    let query = app.reader.stats(&app.tail, selection, fields.clone(), tier);
+    let (complete, tiers, found) = match app.timed("stats", query).await {
+        Ok(answer) if answer.host_known || app.knows_host(&host) => (answer.complete, answer.tiers, answer.rows),
         Ok(_) => return Err(ApiError::unknown_host(&host)),
-        Err(error) => app.empty_or(error, &host, fields.as_deref()).map(|()| (true, Vec::new()))?,
+        Err(error) => app.empty_or(error, &host, fields.as_deref()).map(|()| (true, Vec::new(), Vec::new()))?,
     };
     let series = found.into_iter().map(|stats| SeriesAnswer {
         unit: unit(&measurement, &stats.field),
@@ -65,5 +71,7 @@ pub async fn read(State(app): State<App>, Segment(host): Segment, uri: Uri) -> R
         from_ms,
         to_ms: interval.to_ms,
         complete: complete && current,
+        tier: coarsest(&tiers),
+        tiers,
     }))
 }

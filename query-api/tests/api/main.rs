@@ -2,6 +2,7 @@
 
 mod events;
 mod faults;
+mod fleet;
 mod harness;
 mod live;
 mod parameters;
