@@ -7,7 +7,6 @@ pub mod exec;
 pub mod influx;
 pub mod json;
 pub mod listen;
-pub mod names;
 pub mod notes;
 pub mod points;
 pub mod prometheus;

@@ -5,9 +5,13 @@ mod broker;
 mod data_dir;
 mod display;
 mod drain;
+mod export;
+mod import;
+mod lake_config;
 mod place;
 mod probe;
 mod replay;
+mod stop;
 mod up;
 
 use std::process::ExitCode;
@@ -17,6 +21,8 @@ use plimsoll_service::{EXIT_USAGE, launch, telemetry};
 
 use crate::{
     backup::{BackupArgs, RestoreArgs},
+    export::ExportArgs,
+    import::ImportArgs,
     replay::ReplayArgs,
     up::UpArgs,
 };
@@ -39,6 +45,10 @@ enum Command {
     Backup(Box<BackupArgs>),
     /// Load a backup
     Restore(Box<RestoreArgs>),
+    /// Put files into the lake: Parquet, CSV or Influx line protocol
+    Import(Box<ImportArgs>),
+    /// Write rows of the lake to files: Parquet, CSV or JSON lines
+    Export(Box<ExportArgs>),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +71,20 @@ fn main() -> ExitCode {
         Command::Restore(args) => {
             telemetry::init(args.common.log_format);
             backup::restore(*args).unwrap_or_else(|error| launch::fail(&error, EXIT_USAGE))
+        }
+        Command::Import(args) => {
+            telemetry::init(args.common.log_format);
+            match import::configure(&args) {
+                Ok(plan) => launch::block_on(|shutdown| import::run(plan, shutdown)),
+                Err(error) => launch::fail(&error, EXIT_USAGE),
+            }
+        }
+        Command::Export(args) => {
+            telemetry::init(args.common.log_format);
+            match export::configure(&args) {
+                Ok(plan) => launch::block_on(|shutdown| export::run(plan, shutdown)),
+                Err(error) => launch::fail(&error, EXIT_USAGE),
+            }
         }
     }
 }

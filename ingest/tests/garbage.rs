@@ -112,6 +112,48 @@ fn garbage() -> Vec<Bad> {
             }),
             "column `row_id` is reserved",
         ),
+        bad(
+            "a field by whose name the lake tells rows apart",
+            changed(|batch| {
+                batch.fields.insert(name("snapshot_id"), Column::Integer(vec![Some(1), None]));
+            }),
+            "a column may not be named `snapshot_id`: the lake tells rows apart by it",
+        ),
+        bad(
+            "a field that PostgreSQL would not take",
+            changed(|batch| {
+                batch.fields.insert(name("current_date"), Column::Integer(vec![Some(1), None]));
+            }),
+            "a column may not be named `current_date`",
+        ),
+        Bad {
+            subject: "plimsoll.metrics.h0.known_1m",
+            ..bad(
+                "a measurement of a rollup's name",
+                changed(|batch| batch.measurement = name("known_1m")),
+                "the names of measurements may not end in `_1m` or `_1h`",
+            )
+        },
+        bad(
+            "a tag that is a byte too long",
+            changed(|batch| {
+                batch.tags = BTreeMap::from([(name("parity"), vec!["x".repeat(1025); 2])]);
+            }),
+            "column `parity` row 0 is longer than 1024 bytes",
+        ),
+        bad(
+            "a text that is a byte too long",
+            changed(|batch| {
+                batch.fields.insert(name("note"), Column::Text(vec![None, Some("x".repeat(16 * 1024 + 1))]));
+            }),
+            "column `note` row 1 is longer than 16384 bytes",
+        ),
+        bad("a row that is a little too far ahead", changed(|batch| batch.times[1] += 100_000 + 700_000), "row 1 is"),
+        bad(
+            "a row that is a little too old",
+            changed(|batch| batch.times[0] -= 2 * 366 * 86_400_000),
+            "row 0 is 732 days older than its arrival: at most 732 are allowed",
+        ),
         Bad {
             headers: encoding(ENCODING_ZSTD),
             ..bad("a text of 4 MB that the reason quotes", zstd::encode_all(&*quoted, 1).expect("compresses"), "aaaa")
@@ -151,6 +193,54 @@ async fn dead_messages(client: &Client) -> Vec<(String, HeaderMap, Vec<u8>)> {
         dead.push((reason, headers, message.payload.to_vec()));
     }
     dead
+}
+
+/// A batch of its own measurement at each limit: a tag and a text as long as may be, and rows as far off as arrival surely allows.
+fn at_the_limits() -> Batch {
+    let minute = 60_000;
+    let mut batch = known_batch(0, 0, 2);
+    batch.measurement = name("limits");
+    batch.tags = BTreeMap::from([(name("tag"), vec!["x".repeat(1024); 2])]);
+    batch.fields.insert(name("note"), Column::Text(vec![Some("x".repeat(16 * 1024)), None]));
+    batch.times[0] += 100_000 - 2 * 366 * 24 * 60 * minute + minute;
+    batch.times[1] += 100_000 + 9 * minute;
+    batch
+}
+
+/// A field that is sent as integers, floats and integers again, a batch each.
+fn numbers_of_both_kinds() -> impl Iterator<Item = Batch> {
+    (0..20).map(|n| {
+        let mut batch = known_batch(0, n, 1);
+        batch.measurement = name("mixed");
+        let value = if n % 3 == 0 { Column::Integer(vec![Some(n)]) } else { Column::Float(vec![Some(n as f64 + 0.5)]) };
+        batch.fields = BTreeMap::from([(name("value"), value)]);
+        batch
+    })
+}
+
+#[tokio::test]
+async fn what_is_at_a_limit_and_numbers_of_both_kinds_are_stored() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut lake = TestLake::new();
+    let ingest = IngestProcess::start(&server.url(), lake.dir.path());
+    publish_all(&client, numbers_of_both_kinds().take(1)).await;
+    // The column is one of integers before a float comes.
+    eventually("the first row", LIMIT, async || {
+        (lake.number("SELECT count(*) FROM lake.mixed") == Some(1)).then_some(())
+    })
+    .await;
+    publish_all(&client, numbers_of_both_kinds().skip(1).chain([at_the_limits()])).await;
+    let stored = "SELECT (SELECT count(*) FROM lake.mixed) + (SELECT count(*) FROM lake.limits)";
+    eventually("all rows", LIMIT, async || (lake.number(stored) == Some(22)).then_some(())).await;
+    let expected = "SELECT CASE WHEN n % 3 = 0 THEN n ELSE n + 0.5 END FROM range(20) r(n)";
+    let different = format!(
+        "SELECT (SELECT count(*) FROM ({expected} EXCEPT ALL SELECT value FROM lake.mixed))
+              + (SELECT count(*) FROM (SELECT value FROM lake.mixed EXCEPT ALL {expected}))"
+    );
+    assert_eq!(lake.number(&different), Some(0));
+    assert_eq!(dead_messages(&client).await.len(), 0);
+    ingest.stop().await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Layout: DuckLake 1.0. Each measurement is a table in schema `main` with the columns `ts TIMESTAMP_MS`, `host VARCHAR`, its tags
 //! (`VARCHAR`, marked by the column comment `tag`) and its fields (`DOUBLE`, `BIGINT`, `BOOLEAN` or `VARCHAR`). Tables are sorted by
-//! `(host, tags, ts)` and partitioned by day. The table `plimsoll.positions` holds one row a partition of the stream: the last
+//! `(host, tags, ts)`, with the tags that they had at first, and partitioned by day. The table `plimsoll.positions` holds one row a partition of the stream: the last
 //! sequence whose rows the lake contains, and the life of the stream that it counts in. Rollups stand beside the measurements'
 //! tables; see [`rollup`].
 //!
@@ -14,7 +14,9 @@ pub mod backup;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod export;
 pub mod extensions;
+pub mod import;
 pub mod positions;
 pub mod query;
 mod redact;

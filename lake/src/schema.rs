@@ -1,12 +1,13 @@
 //! What the tables look like, and which batches fit them.
 //!
-//! The rule for a field that changes type: integers fit into a float column; any other change is refused, and the message goes
-//! to `DEAD`. A column never changes its type.
+//! The rule for a field that changes type: numbers fit numbers. Integers go into a float column as floats, and an integer column
+//! becomes a float column with the first float, its integers with it (exact up to 2^53). Any other change is refused, and the
+//! message goes to `DEAD`. So the order in which integers and floats come decides nothing about what is stored.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use duckdb::Connection;
-use plimsoll_nats::{Batch, Name, batch::FieldType};
+use plimsoll_nats::{Batch, Name, batch::FieldType, spelling};
 
 use crate::{
     LakeError,
@@ -26,9 +27,6 @@ pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
 pub const MAX_AGE: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
 
 const TAG_COMMENT: &str = "tag";
-/// Columns that every PostgreSQL table has already. DuckLake mirrors small tables in its catalog, and the commit would fail there.
-const POSTGRES_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
-
 /// What a column is to its measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -85,6 +83,12 @@ impl TableSchema {
     }
 }
 
+impl FromIterator<(Name, ColumnSchema)> for TableSchema {
+    fn from_iter<I: IntoIterator<Item = (Name, ColumnSchema)>>(columns: I) -> Self {
+        Self { columns: columns.into_iter().collect() }
+    }
+}
+
 /// All tables of measurements.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LakeSchema {
@@ -122,11 +126,13 @@ pub enum AdmitError {
         /// How many it would have.
         columns: usize,
     },
-    /// A column has a name that one of the possible catalogs keeps for itself.
-    #[error("a column may not be named `{column}`: PostgreSQL has one of that name in every table")]
+    /// A column has a name that the lake or one of the possible catalogs keeps for itself.
+    #[error("a column may not be named `{column}`: {why}")]
     Reserved {
         /// The column.
         column: Name,
+        /// Who keeps it.
+        why: &'static str,
     },
     /// DuckDB or DuckLake refuses what the batch needs, for a reason that nobody thought of.
     #[error("the lake refuses the table or columns of this batch: {detail}")]
@@ -145,7 +151,9 @@ pub enum AdmitError {
         found: &'static str,
     },
     /// A field had another type before.
-    #[error("field `{column}` is {stored} in the lake and {found} here")]
+    #[error(
+        "field `{column}` is {stored} in the lake and {found} here: send it under another name, such as `{column}_{found}`"
+    )]
     Type {
         /// The field.
         column: Name,
@@ -247,7 +255,7 @@ impl LakeSchema {
     }
 
     /// Makes room for the columns of a batch, as [`LakeSchema::admit`] does. What was refused once stays refused, and what was
-    /// admitted stays so, since tables and columns are only added.
+    /// admitted stays so, since tables and columns are only added and numbers only widened.
     pub fn admit_columns<'n>(
         &mut self,
         measurement: &Name,
@@ -260,28 +268,30 @@ impl LakeSchema {
         if known.is_none() && self.tables.len() >= MAX_TABLES {
             return Err(AdmitError::TooManyTables);
         }
-        let mut added = Vec::new();
+        let (mut changed, mut added) = (Vec::new(), 0);
         for (name, role, column_type) in columns {
+            let found = ColumnSchema { role, column_type };
             match known.and_then(|table| table.columns.get(name)) {
-                Some(stored) => fits(name, *stored, role, column_type)?,
-                None if POSTGRES_COLUMNS.contains(&&**name) => {
-                    return Err(AdmitError::Reserved { column: name.clone() });
+                Some(stored) => changed.extend(settle(name, *stored, found)?.map(|wider| (name.clone(), wider))),
+                None => {
+                    check_name(name)?;
+                    added += 1;
+                    changed.push((name.clone(), found));
                 }
-                None => added.push((name.clone(), ColumnSchema { role, column_type })),
             }
         }
-        let columns = known.map_or(0, |table| table.columns.len()) + added.len();
+        let columns = known.map_or(0, |table| table.columns.len()) + added;
         if columns > MAX_COLUMNS {
             return Err(AdmitError::TooManyColumns { columns });
         }
-        let changes = known.is_none() || !added.is_empty();
+        let changes = known.is_none() || !changed.is_empty();
         if changes {
-            self.tables.entry(measurement.clone()).or_default().columns.extend(added);
+            self.tables.entry(measurement.clone()).or_default().columns.extend(changed);
         }
         Ok(changes)
     }
 
-    /// Takes back what a batch has added to its measurement's table, which was `before`.
+    /// Takes back what a batch has changed about its measurement's table, which was `before`.
     pub(crate) fn restore(&mut self, measurement: &Name, before: Option<TableSchema>) {
         match before {
             Some(table) => self.tables.insert(measurement.clone(), table),
@@ -318,17 +328,24 @@ fn create(measurement: &Name, wanted: &TableSchema, statements: &mut Vec<String>
     statements.push(format!("ALTER TABLE {target} SET SORTED BY ({})", sort_keys(wanted)));
 }
 
+/// The sort keys stay those of the first batch: DuckLake 1.0 fails to write out rows that it holds in the catalog from before a column
+/// that it is to sort by.
 fn extend(measurement: &Name, present: &TableSchema, wanted: &TableSchema, statements: &mut Vec<String>) {
     let target = table(measurement);
-    for (name, column) in wanted.columns().filter(|(name, _)| present.column(name).is_none()) {
-        let column_type = sql_type(column.column_type);
-        statements.push(format!("ALTER TABLE {target} ADD COLUMN {} {column_type}", ident(name)));
-        if column.role == Role::Tag {
-            statements.push(comment(&target, name));
+    for (name, column) in wanted.columns() {
+        let (quoted, column_type) = (ident(name), sql_type(column.column_type));
+        match present.column(name) {
+            None => {
+                statements.push(format!("ALTER TABLE {target} ADD COLUMN {quoted} {column_type}"));
+                if column.role == Role::Tag {
+                    statements.push(comment(&target, name));
+                }
+            }
+            Some(present) if present.column_type != column.column_type => {
+                statements.push(format!("ALTER TABLE {target} ALTER COLUMN {quoted} SET DATA TYPE {column_type}"));
+            }
+            Some(_) => {}
         }
-    }
-    if !wanted.tags().eq(present.tags()) {
-        statements.push(format!("ALTER TABLE {target} SET SORTED BY ({})", sort_keys(wanted)));
     }
 }
 
@@ -341,15 +358,24 @@ fn sort_keys(table: &TableSchema) -> String {
     format!("host, {}ts", tags.collect::<String>())
 }
 
-fn fits(name: &Name, stored: ColumnSchema, role: Role, found: FieldType) -> Result<(), AdmitError> {
+fn check_name(name: &Name) -> Result<(), AdmitError> {
+    match spelling::column_problem(name) {
+        Some(why) => Err(AdmitError::Reserved { column: name.clone(), why }),
+        None => Ok(()),
+    }
+}
+
+/// What a stored column must become to take the found one: none where it takes it as it is.
+fn settle(name: &Name, stored: ColumnSchema, found: ColumnSchema) -> Result<Option<ColumnSchema>, AdmitError> {
     let describe = |role| if role == Role::Tag { "tag" } else { "field" };
-    if stored.role != role {
-        let (stored, found) = (describe(stored.role), describe(role));
+    if stored.role != found.role {
+        let (stored, found) = (describe(stored.role), describe(found.role));
         return Err(AdmitError::Role { column: name.clone(), stored, found });
     }
-    match (stored.column_type, found) {
-        (stored, found) if stored == found => Ok(()),
-        (FieldType::Float, FieldType::Integer) => Ok(()),
+    match (stored.column_type, found.column_type) {
+        (stored, found) if stored == found => Ok(None),
+        (FieldType::Float, FieldType::Integer) => Ok(None),
+        (FieldType::Integer, FieldType::Float) => Ok(Some(found)),
         (stored, found) => Err(AdmitError::Type { column: name.clone(), stored, found }),
     }
 }

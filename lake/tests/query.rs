@@ -155,8 +155,7 @@ async fn buckets_begin_at_multiples_of_the_step() {
     }
     let series = points(&fixture, query(&["busy_percent", "state"], Some(Duration::from_secs(10)), 100)).await;
     let Points::Buckets(buckets) = &series[0].points else { panic!("buckets") };
-    let told: Vec<_> =
-        buckets.iter().map(|b| (b.time_ms - START_MS, b.avg, b.min.clone(), b.max.clone())).collect();
+    let told: Vec<_> = buckets.iter().map(|b| (b.time_ms - START_MS, b.avg, b.min.clone(), b.max.clone())).collect();
     let float = Value::Float;
     assert_eq!(
         told,

@@ -18,6 +18,7 @@ pub mod position;
 pub mod reader;
 pub mod rule;
 pub mod server;
+pub mod spelling;
 pub mod streams;
 pub mod subject;
 #[cfg(feature = "testing")]

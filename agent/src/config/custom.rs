@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_nats::Name;
+use plimsoll_nats::{Name, spelling::measurement_problem};
 use reqwest::Url;
 use serde::{
     Deserialize, Deserializer,
@@ -17,7 +17,7 @@ use serde::{
 };
 
 use super::{MAX_INTERVAL, MIN_INTERVAL, interval_problem};
-use crate::custom::{names::measurement_problem, scrape::exclusions};
+use crate::custom::scrape::exclusions;
 
 /// Longest path of a Unix socket in bytes.
 const MAX_SOCKET_PATH_BYTES: usize = 107;

@@ -13,8 +13,39 @@ use super::{
 
 const NS_PER_MS: i64 = 1_000_000;
 
-/// Reads a line; none when it is empty or a comment.
+/// The unit of a line's time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// What the protocol says of itself.
+    #[default]
+    Nanoseconds,
+    /// 1 µs.
+    Microseconds,
+    /// 1 ms.
+    Milliseconds,
+    /// 1 s.
+    Seconds,
+}
+
+impl Precision {
+    /// The Unix ms of a time; none where that is past what 64 bits hold.
+    fn to_ms(self, time: i64) -> Option<i64> {
+        match self {
+            Self::Nanoseconds => Some(time.div_euclid(NS_PER_MS)),
+            Self::Microseconds => Some(time.div_euclid(1000)),
+            Self::Milliseconds => Some(time),
+            Self::Seconds => time.checked_mul(1000),
+        }
+    }
+}
+
+/// Reads a line whose time is in ns; none when it is empty or a comment.
 pub fn parse_line(line: &str) -> Result<Option<Point<'_>>, Unexpected> {
+    parse_line_in(Precision::Nanoseconds, line)
+}
+
+/// Reads a line; none when it is empty or a comment.
+pub fn parse_line_in(precision: Precision, line: &str) -> Result<Option<Point<'_>>, Unexpected> {
     let mut cursor = Cursor::new(line);
     cursor.skip_blanks();
     if matches!(cursor.peek(), None | Some(b'#')) {
@@ -38,7 +69,7 @@ pub fn parse_line(line: &str) -> Result<Option<Point<'_>>, Unexpected> {
             break;
         }
     }
-    let time_ms = time(&mut cursor)?;
+    let time_ms = time(&mut cursor, precision)?;
     Ok(Some(Point { measurement, tags, fields, time_ms }))
 }
 
@@ -120,7 +151,7 @@ fn quoted<'a>(cursor: &mut Cursor<'a>) -> Result<Cow<'a, str>, Unexpected> {
 }
 
 /// Reads the time, in ms; none where the line ends without one.
-fn time(cursor: &mut Cursor<'_>) -> Result<Option<i64>, Unexpected> {
+fn time(cursor: &mut Cursor<'_>, precision: Precision) -> Result<Option<i64>, Unexpected> {
     if !cursor.rest().is_empty() {
         cursor.require(b' ', "`,` and a field, or a space and the time")?;
     }
@@ -129,10 +160,17 @@ fn time(cursor: &mut Cursor<'_>) -> Result<Option<i64>, Unexpected> {
         return Ok(None);
     }
     let start = cursor.clone();
-    let ns: i64 = cursor.until(|c| c == ' ').parse().map_err(|_| start.unexpected("a time in ns"))?;
+    let time: Option<i64> = cursor.until(|c| c == ' ').parse().ok().and_then(|time| precision.to_ms(time));
+    let expected = match precision {
+        Precision::Nanoseconds => "a time in ns",
+        Precision::Microseconds => "a time in µs",
+        Precision::Milliseconds => "a time in ms",
+        Precision::Seconds => "a time in s",
+    };
+    let time = time.ok_or_else(|| start.unexpected(expected))?;
     cursor.skip_blanks();
     cursor.end("the end of the line")?;
-    Ok(Some(ns.div_euclid(NS_PER_MS)))
+    Ok(Some(time))
 }
 
 #[cfg(test)]
@@ -174,6 +212,16 @@ mod tests {
         for nothing in ["", "   ", "# a comment", "  # x=1"] {
             assert_eq!(parse_line(nothing), Ok(None), "{nothing}");
         }
+    }
+
+    #[test]
+    fn times_are_of_the_unit_that_the_reader_says() {
+        let ms = |precision, line| parse_line_in(precision, line).map(|point| point.and_then(|point| point.time_ms));
+        assert_eq!(ms(Precision::Microseconds, "m x=1 -1"), Ok(Some(-1)));
+        assert_eq!(ms(Precision::Milliseconds, "m x=1 1790000000123"), Ok(Some(1_790_000_000_123)));
+        assert_eq!(ms(Precision::Seconds, "m x=1 1790000000"), Ok(Some(1_790_000_000_000)));
+        let error = ms(Precision::Seconds, "m x=1 9223372036854775807").unwrap_err();
+        assert_eq!(error, Unexpected { at: 6, expected: "a time in s" });
     }
 
     #[test]

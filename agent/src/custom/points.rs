@@ -13,11 +13,10 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_nats::{Name, batch::MAX_COLUMNS};
+use plimsoll_nats::{Name, batch::MAX_COLUMNS, spelling};
 
 use self::group::Group;
 use super::{
-    names,
     notes::{Refusal, SourceNotes},
     schema::{Role, Schema},
 };
@@ -198,8 +197,8 @@ impl Gatherer {
 
     /// The measurement's name, where this source may send it.
     fn admit(&mut self, spelled: &str) -> Result<Name, (Refusal, String)> {
-        let name = names::normalise(spelled);
-        if let Some(why) = names::measurement_problem(&name) {
+        let name = spelling::normalise(spelled);
+        if let Some(why) = spelling::measurement_problem(&name) {
             return Err((Refusal::Measurement, format!("`{name}` is {why}")));
         }
         if !self.measurements.contains(&name) {

@@ -1,7 +1,7 @@
 //! What the measurements of custom sources look like so far in this run: shared by all sources, as tables are.
 //!
 //! The first batch of a field settles its type, as it does in the lake. From then on each batch has that type: integers go into a float
-//! field, nothing else is converted.
+//! field, an integer field becomes a float field with the first float, and nothing else is converted.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,10 @@ use std::{
 use plimsoll_nats::{
     Name,
     batch::{FieldType, MAX_COLUMNS},
+    spelling,
 };
 
-use super::{names, notes::Refusal};
+use super::notes::Refusal;
 
 /// What a column is to its measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +49,10 @@ impl Schema {
     pub fn column(&self, measurement: &Name, spelled: &str, role: Role) -> Result<(Name, Role), Refusal> {
         let mut tables = self.lock();
         let table = tables.entry(measurement.clone()).or_default();
-        let usual = names::column(spelled);
-        match table.columns.get(&usual) {
+        let usual = spelling::column(spelled);
+        match table.columns.get_mut(&usual) {
             Some(known) if &*known.spelled == spelled => known.settle(usual, role),
-            Some(_) => table.find_or_add(names::distinct(spelled), spelled, role),
+            Some(_) => table.find_or_add(spelling::distinct(spelled), spelled, role),
             None => table.find_or_add(usual, spelled, role),
         }
     }
@@ -63,7 +64,7 @@ impl Schema {
 
 impl Table {
     fn find_or_add(&mut self, name: Name, spelled: &str, role: Role) -> Result<(Name, Role), Refusal> {
-        if let Some(known) = self.columns.get(&name) {
+        if let Some(known) = self.columns.get_mut(&name) {
             return known.settle(name, role);
         }
         if self.columns.len() >= MAX_COLUMNS {
@@ -75,7 +76,10 @@ impl Table {
 }
 
 impl Known {
-    fn settle(&self, name: Name, role: Role) -> Result<(Name, Role), Refusal> {
+    fn settle(&mut self, name: Name, role: Role) -> Result<(Name, Role), Refusal> {
+        if (self.role, role) == (Role::Field(FieldType::Integer), Role::Field(FieldType::Float)) {
+            self.role = role;
+        }
         match (self.role, role) {
             (Role::Tag, Role::Tag) | (Role::Field(_), Role::Field(_)) => Ok((name, self.role)),
             _ => Err(Refusal::Role),
@@ -95,11 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_type_and_role_stay() {
+    fn the_first_type_and_role_stay_but_integers_become_floats() {
         let schema = Schema::default();
         let m = name("m");
         assert_eq!(schema.column(&m, "x", INTEGER), Ok((name("x"), INTEGER)));
-        assert_eq!(schema.clone().column(&m, "x", FLOAT), Ok((name("x"), INTEGER)));
+        assert_eq!(schema.clone().column(&m, "x", Role::Field(FieldType::Text)), Ok((name("x"), INTEGER)));
+        assert_eq!(schema.clone().column(&m, "x", FLOAT), Ok((name("x"), FLOAT)));
+        assert_eq!(schema.column(&m, "x", INTEGER), Ok((name("x"), FLOAT)));
         assert_eq!(schema.column(&m, "x", Role::Tag), Err(Refusal::Role));
         assert_eq!(schema.column(&name("other"), "x", Role::Tag), Ok((name("x"), Role::Tag)));
     }

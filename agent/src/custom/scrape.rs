@@ -1,19 +1,18 @@
 //! `[[scrape]]`: Prometheus exporters that are sampled.
 //!
 //! The fields are the metrics, by their names. A metric is in the measurement that the first words of its name make, see
-//! [`names::group`]; its labels are the tags, with the tag `job` beside them. Metrics of one measurement that share their labels make
+//! [`spelling::group`]; its labels are the tags, with the tag `job` beside them. Metrics of one measurement that share their labels make
 //! one row. The time is the tick's; times that the exporter tells are passed over.
 
 use std::{sync::Arc, time::Duration};
 
 use globset::{Error as GlobError, Glob, GlobSet, GlobSetBuilder};
-use plimsoll_nats::{Name, catalog, dead::chain, now_ms};
+use plimsoll_nats::{Name, catalog, dead::chain, now_ms, spelling};
 use reqwest::{Certificate, Client, StatusCode, header::ACCEPT, redirect::Policy};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    names,
     notes::{Refusal, SourceNotes},
     points::{FieldValue, Gatherer, Point},
     prometheus::{self, Sample},
@@ -222,11 +221,11 @@ fn gather(
 }
 
 fn point<'a>(sample: Sample<'a>, job: &'a str, words: usize) -> Point<'a> {
-    let measurement = names::group(&sample.name, words).to_string();
+    let measurement = spelling::group(&sample.name, words).to_string();
     let mut tags = sample.labels;
     // As Prometheus does with a label of an exporter that it sets itself.
     for (name, _) in tags.iter_mut().filter(|(name, _)| name == JOB) {
-        *name = format!("{}{JOB}", names::EXPORTED).into();
+        *name = format!("{}{JOB}", spelling::EXPORTED).into();
     }
     tags.push((JOB.into(), job.into()));
     Point {

@@ -81,13 +81,18 @@ fn a_field_keeps_the_type_of_its_first_batch() {
     other.add("m n=3.0");
     let batches = bench.send();
     assert_eq!(batches.len(), 1);
-    assert_eq!(batches[0].tags["a"], ["1"], "rows without a value are left out");
-    assert_eq!(batches[0].fields["x"], Column::Float(vec![Some(2.0)]));
-    assert_eq!(batches[0].fields["n"], Column::Integer(vec![Some(2)]));
-    assert_eq!(bench.refused(), [(Refusal::Type, 3)]);
+    assert_eq!(batches[0].tags["a"], ["1", "2"], "rows without a value are left out");
+    assert_eq!(batches[0].fields["x"], Column::Float(vec![Some(2.0), None]));
+    assert_eq!(
+        batches[0].fields["n"],
+        Column::Float(vec![Some(2.0), Some(2.5)]),
+        "an integer field became one of floats"
+    );
+    assert_eq!(bench.refused(), [(Refusal::Type, 2)]);
     let batches = other.send();
     assert_eq!(batches[0].fields["x"], Column::Float(vec![Some(3.0)]));
-    assert_eq!(other.refused(), [(Refusal::Type, 1)]);
+    assert_eq!(batches[0].fields["n"], Column::Float(vec![Some(3.0)]));
+    assert_eq!(other.refused(), []);
 }
 
 #[test]

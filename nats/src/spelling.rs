@@ -3,14 +3,46 @@
 //! A name that is valid as it stands is kept. In any other, letters become lower-case and other characters `_`, one that does not begin
 //! with a letter gets `x_` in front, and one longer than a name may be is cut and ends in a checksum of the whole.
 
-use plimsoll_nats::{Name, catalog, names::MAX_NAME_BYTES};
+use crate::{Name, catalog, names::MAX_NAME_BYTES};
 
 /// What goes before a name that Plimsoll has given to something else.
 pub const EXPORTED: &str = "exported_";
 
-/// Columns that every table has, that the lake keeps for itself, or that PostgreSQL has in every table, which holds the lake's catalog.
-const RESERVED_COLUMNS: [&str; 11] =
-    ["ts", "host", "row_id", "begin_snapshot", "end_snapshot", "cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
+/// Names that no tag or field may have, with the reason.
+const RESERVED_COLUMNS: [(&str, &str); 26] = [
+    ("ts", "every table has a column of that name"),
+    ("host", "every table has a column of that name"),
+    // DuckLake holds small tables in its catalog, beside columns of its own.
+    ("row_id", IN_DUCKLAKE),
+    ("begin_snapshot", IN_DUCKLAKE),
+    ("end_snapshot", IN_DUCKLAKE),
+    // A column would hide them from what reads them.
+    ("rowid", "the lake tells rows apart by it"),
+    ("snapshot_id", "the lake tells rows apart by it"),
+    ("cmax", IN_POSTGRES),
+    ("cmin", IN_POSTGRES),
+    ("ctid", IN_POSTGRES),
+    ("tableoid", IN_POSTGRES),
+    ("xmax", IN_POSTGRES),
+    ("xmin", IN_POSTGRES),
+    // DuckLake quotes what is a keyword to DuckDB, and these are none.
+    ("autoincrement", IN_SQL),
+    ("current_catalog", IN_SQL),
+    ("current_date", IN_SQL),
+    ("current_role", IN_SQL),
+    ("current_schema", IN_SQL),
+    ("current_time", IN_SQL),
+    ("current_timestamp", IN_SQL),
+    ("current_user", IN_SQL),
+    ("localtime", IN_SQL),
+    ("localtimestamp", IN_SQL),
+    ("raise", IN_SQL),
+    ("session_user", IN_SQL),
+    ("system_user", IN_SQL),
+];
+const IN_DUCKLAKE: &str = "DuckLake keeps it for itself";
+const IN_POSTGRES: &str = "PostgreSQL has one of that name in every table";
+const IN_SQL: &str = "to SQLite or PostgreSQL, which hold the lake's catalog, it is a word of SQL";
 /// What follows the name of a histogram or summary in the names of its samples, by the text formats of Prometheus.
 const SAMPLE_ENDINGS: [&str; 4] = ["_bucket", "_sum", "_count", "_created"];
 /// How the names of the lake's summaries by minute and hour end.
@@ -31,7 +63,13 @@ pub fn normalise(spelled: &str) -> Name {
 #[must_use]
 pub fn column(spelled: &str) -> Name {
     let name = normalise(spelled);
-    if RESERVED_COLUMNS.contains(&&*name) { normalise(&format!("{EXPORTED}{name}")) } else { name }
+    if column_problem(&name).is_some() { normalise(&format!("{EXPORTED}{name}")) } else { name }
+}
+
+/// Why no tag or field may have that name; none where it may.
+#[must_use]
+pub fn column_problem(name: &str) -> Option<&'static str> {
+    RESERVED_COLUMNS.iter().find(|(reserved, _)| *reserved == name).map(|(_, why)| *why)
 }
 
 /// The name of a tag or field whose usual name another spelling has.
@@ -94,11 +132,11 @@ fn checked(name: &str, spelled: &str) -> Name {
 mod tests {
     use std::collections::BTreeMap;
 
-    use plimsoll_nats::{Batch, Column, HostId};
     use proptest::prelude::*;
     use ulid::Ulid;
 
     use super::*;
+    use crate::{Batch, Column, HostId};
 
     #[test]
     fn valid_names_are_kept_and_others_changed_as_documented() {
@@ -137,7 +175,7 @@ mod tests {
                 fields,
             };
             assert!(Batch::decode(&host, &measurement, None, &batch.encode()).is_err(), "{name}");
-            assert!(RESERVED_COLUMNS.contains(&name), "{name}");
+            assert!(column_problem(name).is_some(), "{name}");
         }
     }
 
@@ -172,7 +210,7 @@ mod tests {
         #[test]
         fn every_text_gets_a_name(text in "\\PC{0,100}", words in 1_usize..5) {
             prop_assert_eq!(normalise(&text), normalise(&text));
-            prop_assert!(!RESERVED_COLUMNS.contains(&&*column(&text)));
+            prop_assert_eq!(column_problem(&column(&text)), None);
             prop_assert!(distinct(&text).len() <= MAX_NAME_BYTES);
             prop_assert_eq!(measurement_problem(&group(&text, words)), None);
         }
