@@ -171,11 +171,8 @@ impl Lake {
         if self.is_initialized()? {
             return Ok(());
         }
-        // A few at a time, which DuckLake keeps in the catalog: more of them would make a file that every read of the positions opens.
-        const ROWS_AT_ONCE: usize = 8;
         let rows: Vec<String> = PartitionId::all().map(|partition| format!("({partition}, 0, 0)")).collect();
-        let insert = |rows: &[String]| format!("INSERT INTO {LAKE}.plimsoll.positions VALUES {};", rows.join(", "));
-        let insert: String = rows.chunks(ROWS_AT_ONCE).map(insert).collect();
+        let rows = rows.join(", ");
         self.connection
             .execute_batch(&format!(
                 "BEGIN;
@@ -184,7 +181,7 @@ impl Lake {
                  CREATE SCHEMA {LAKE}.plimsoll;
                  CREATE TABLE {LAKE}.plimsoll.positions (partition USMALLINT, incarnation BIGINT, sequence UBIGINT);
                  COMMENT ON TABLE {LAKE}.plimsoll.positions IS 'Last stream sequence whose rows the lake contains, by partition';
-                 {insert}
+                 INSERT INTO {LAKE}.plimsoll.positions VALUES {rows};
                  COMMIT;
                  CALL {LAKE}.set_option('data_inlining_row_limit', 1000, schema => 'plimsoll', table_name => 'positions')"
             ))
