@@ -79,7 +79,8 @@ async fn a_lake_is_rebuilt_through_interruptions_and_ingest_goes_on_after_it() {
     let mut lake = TestLake::new();
     publish(&client, 0, ROWS).await;
     // Many small transactions, so that each of the first two replays is stopped long before its end.
-    let small = || ReplayConfig { limits: ReplayLimits { rows: 200, ..ReplayLimits::default() }, ..config(&embedded(&lake)) };
+    let small =
+        || ReplayConfig { limits: ReplayLimits { rows: 200, ..ReplayLimits::default() }, ..config(&embedded(&lake)) };
     let first = begin(small(), &client).await;
     assert!(!first.is_complete && first.rebuilt && first.resumed_after.is_none(), "{first:?}");
     let second = begin(small(), &client).await;
