@@ -5,25 +5,15 @@ use serde::Serialize;
 use super::Hosts;
 use crate::Tier;
 
-/// The name of a tier, as the lake and the API spell it.
-#[must_use]
-pub fn tier_name(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Raw => "raw",
-        Tier::Minute => "1m",
-        Tier::Hour => "1h",
-    }
-}
-
 /// The tier of that name.
 #[must_use]
 pub fn parse_tier(name: &str) -> Option<Tier> {
-    Tier::ALL.into_iter().find(|tier| tier_name(*tier) == name)
+    Tier::ALL.into_iter().find(|tier| tier.label() == name)
 }
 
 impl Serialize for Tier {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(tier_name(*self))
+        serializer.serialize_str(self.label())
     }
 }
 
