@@ -39,7 +39,7 @@ pub use self::{
     rate::is_counter,
     selection::{HostPattern, Hosts, Selection},
     stats::{FieldStats, Summary},
-    tiers::{TierChoice, TierPart, parse_tier, tier_name},
+    tiers::{TierChoice, TierPart, parse_tier},
     value::Value,
 };
 use self::{facts::FactsCache, pool::Pool, source::Source};

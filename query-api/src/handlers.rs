@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use plimsoll_lake::{
     Tier,
-    query::{QueryError, TierChoice, TierPart, parse_tier, tier_name},
+    query::{QueryError, TierChoice, TierPart, parse_tier},
 };
 use plimsoll_nats::{HostId, Name, catalog};
 
@@ -54,7 +54,7 @@ pub(crate) fn take_tier(params: &mut Params) -> TierChoice {
 
 /// The name of the coarsest tier that has answered.
 pub(crate) fn coarsest(tiers: &[TierPart]) -> &'static str {
-    tier_name(tiers.iter().map(|part| part.tier).max().unwrap_or(Tier::Raw))
+    tiers.iter().map(|part| part.tier).max().unwrap_or(Tier::Raw).label()
 }
 
 /// A quantile such as `p95`, as a number from 0 to 1.

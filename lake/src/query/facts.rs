@@ -8,7 +8,7 @@ use std::{
 use duckdb::Connection;
 use plimsoll_nats::Name;
 
-use super::tiers::{Extent, tier_name};
+use super::tiers::Extent;
 use crate::{
     LakeError, Positions, Tier,
     connection::{LAKE, MEASUREMENTS_SCHEMA},
@@ -191,7 +191,7 @@ fn contained(connection: &Connection) -> Result<BTreeMap<(String, Tier), i64>, L
     let mut contained = BTreeMap::new();
     while let Some(row) = rows.next().context("read what is rolled up")? {
         let tier: String = row.get(1).context("read a tier")?;
-        if let Some(tier) = Tier::ALL.into_iter().find(|known| tier_name(*known) == tier) {
+        if let Some(tier) = Tier::ALL.into_iter().find(|known| known.label() == tier) {
             let measurement = row.get(0).context("read a measurement")?;
             contained.insert((measurement, tier), row.get(2).context("read a snapshot")?);
         }

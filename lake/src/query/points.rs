@@ -208,7 +208,9 @@ impl Plan {
             |interval: i64| Tier::ALL.into_iter().rev().filter_map(Tier::bucket_ms).find(|bucket| *bucket <= interval);
         let wish_step = step_ms.or_else(|| query.line.map(|wanted| coarse(enough(wanted)).unwrap_or(1)));
         let has_text = source.fields.iter().any(|(_, kind)| *kind == FieldType::Text);
-        let summaries_do = !has_text && query.quantiles.is_empty() && wish_step.is_some();
+        // Percentiles are exact as long as raw rows are there; where a part of them is gone, all are as near as sketches are.
+        let exact = query.quantiles.is_empty() || extent.finest(from_ms) != Tier::Raw;
+        let summaries_do = !has_text && exact && wish_step.is_some();
         let wish = Wish { from_ms, reach_ms, step_ms: wish_step, summaries_do };
         let tier = tiers::choose(query.tier, &wish, &selection.hosts, &extent);
         let whole = tiers::single(from_ms, to_ms, tier, &extent);

@@ -5,25 +5,15 @@ use serde::Serialize;
 use super::Hosts;
 use crate::Tier;
 
-/// The name of a tier, as the lake and the API spell it.
-#[must_use]
-pub fn tier_name(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Raw => "raw",
-        Tier::Minute => "1m",
-        Tier::Hour => "1h",
-    }
-}
-
 /// The tier of that name.
 #[must_use]
 pub fn parse_tier(name: &str) -> Option<Tier> {
-    Tier::ALL.into_iter().find(|tier| tier_name(*tier) == name)
+    Tier::ALL.into_iter().find(|tier| tier.label() == name)
 }
 
 impl Serialize for Tier {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(tier_name(*self))
+        serializer.serialize_str(self.label())
     }
 }
 
@@ -69,7 +59,7 @@ impl Extent {
     pub(super) const RAW: Self = Self { coarsest: Tier::Raw, raw_from_ms: i64::MIN, minute_from_ms: i64::MIN };
 
     /// From when on the tier holds everything.
-    fn from_ms(&self, tier: Tier) -> i64 {
+    fn holds_from(&self, tier: Tier) -> i64 {
         match tier {
             _ if tier >= self.coarsest => i64::MIN,
             Tier::Raw => self.raw_from_ms,
@@ -80,7 +70,7 @@ impl Extent {
 
     /// The finest tier that holds everything from a time on.
     pub(super) fn finest(&self, from_ms: i64) -> Tier {
-        let holds = |tier: &Tier| self.from_ms(*tier) <= from_ms;
+        let holds = |tier: &Tier| self.holds_from(*tier) <= from_ms;
         Tier::ALL.into_iter().find(holds).unwrap_or(self.coarsest)
     }
 }
@@ -157,7 +147,7 @@ fn aligned(from_ms: i64, to_ms: Option<i64>, tier: Tier, emit: &mut impl FnMut(T
 /// Splits a part where rows of its tier are gone.
 fn kept(part: TierPart, extent: &Extent, parts: &mut Vec<TierPart>) {
     let TierPart { tier, from_ms, to_ms } = part;
-    let since = extent.from_ms(tier);
+    let since = extent.holds_from(tier);
     if since <= from_ms {
         return parts.push(part);
     }
@@ -208,14 +198,14 @@ mod tests {
             }
             for part in &parts {
                 prop_assert!(part.to_ms.is_none_or(|to| to > part.from_ms));
-                prop_assert!(part.tier <= extent.coarsest && extent.from_ms(part.tier) <= part.from_ms);
+                prop_assert!(part.tier <= extent.coarsest && extent.holds_from(part.tier) <= part.from_ms);
                 // No coarser than wished where the rows are there.
                 let finest = extent.finest(part.from_ms);
                 prop_assert!(part.tier <= tier.max(finest));
                 // Whole buckets only, save where nothing finer is left.
                 if let Some(bucket) = part.tier.bucket_ms() {
                     let finer = if part.tier == Tier::Hour { Tier::Minute } else { Tier::Raw };
-                    let gone = |time: i64| extent.from_ms(finer) > time;
+                    let gone = |time: i64| extent.holds_from(finer) > time;
                     prop_assert!(part.from_ms % bucket == 0 || gone(part.from_ms));
                     prop_assert!(part.to_ms.is_none_or(|to| to % bucket == 0 || gone(to)));
                 }

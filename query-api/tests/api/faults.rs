@@ -97,16 +97,19 @@ async fn a_silent_stream_is_read_anew_when_positions_go_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lake_that_vanishes_is_a_503_and_comes_back() {
     let harness = Harness::start().await;
-    harness.publish(&harness.cpu("web-1", 0)).await;
+    // So many that they are in a file and not in the catalog; nobody has read them from there before it vanishes.
+    for second in 0..12 {
+        harness.publish(&harness.cpu("web-1", second)).await;
+    }
+    harness.counted(12).await;
     harness.commit().await;
-    harness.counted(1).await;
     let data = std::path::PathBuf::from(&harness.lake.data_path);
     let aside = data.with_extension("aside");
     std::fs::rename(&data, &aside).expect("renamed");
     let told = harness.problem("/api/stats/web-1?measurement=cpu", 503).await;
     assert_eq!(told["type"], "urn:plimsoll:problem:lake");
     std::fs::rename(&aside, &data).expect("renamed back");
-    harness.counted(1).await;
+    harness.counted(12).await;
     harness.stop().await;
 }
 
