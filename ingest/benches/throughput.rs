@@ -53,8 +53,7 @@ async fn measure(rows: usize, messages: usize) {
     let ingest = Ingest::start(&broker.url(), &dir).await;
     let (begun, cpu_before) = (Instant::now(), ingest.cpu_seconds());
     let stored = |committed: &Committed| committed.messages == messages as u64;
-    let committed =
-        eventually("all to be committed", LIMIT, async || ingest.committed().await.filter(stored)).await;
+    let committed = eventually("all to be committed", LIMIT, async || ingest.committed().await.filter(stored)).await;
     let (wall, cpu) = (begun.elapsed().as_secs_f64(), ingest.cpu_seconds() - cpu_before);
     assert_eq!(committed.points, points, "as many values are stored as were published");
     println!(

@@ -324,7 +324,11 @@ mod tests {
         push(&mut batcher, dead(1, 4));
         let before = batcher.gathered.weight();
         batcher.start(partition(0));
-        assert_eq!((batcher.rows(), batcher.gathered.weight()), (3, before), "what it takes is free with the next commit");
+        assert_eq!(
+            (batcher.rows(), batcher.gathered.weight()),
+            (3, before),
+            "what it takes is free with the next commit"
+        );
         push(&mut batcher, rows(0, 1, 2));
         assert_eq!(batcher.rows(), 5);
         let taken = take(&mut batcher);

@@ -216,9 +216,10 @@ impl CommitTask {
         }
         // What the lake's position has passed was put aside by whoever moved it, maybe longer ago than `DEAD` knows message ids.
         let positions = self.lake.run(|lake| lake.with(LakeWriter::positions)).await??;
-        let aside: Vec<_> = dead.messages().filter(|(original, _)| {
-            original.sequence > positions.of(original.partition, original.incarnation).sequence
-        }).collect();
+        let aside: Vec<_> = dead
+            .messages()
+            .filter(|(original, _)| original.sequence > positions.of(original.partition, original.incarnation).sequence)
+            .collect();
         dead::put_aside(&self.client, aside.iter().copied()).await?;
         self.told_dead(aside.into_iter());
         dead.reasons.clear();

@@ -45,9 +45,9 @@ impl Arrived<'_> {
 
     /// Decodes the message; the rows lie in the decoder and in the message.
     pub fn decode<'v>(&'v self, decoder: &'v mut BatchDecoder) -> Result<BatchView<'v>, DeadReason> {
-        let decoded = MetricTokens::parse(self.subject).map_err(Fault::from).and_then(|subject| {
-            Ok(decoder.decode(subject.host, subject.measurement, self.headers, self.payload)?)
-        });
+        let decoded = MetricTokens::parse(self.subject)
+            .map_err(Fault::from)
+            .and_then(|subject| Ok(decoder.decode(subject.host, subject.measurement, self.headers, self.payload)?));
         decoded.map_err(|fault| DeadReason::new(&fault))
     }
 }

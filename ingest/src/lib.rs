@@ -208,7 +208,9 @@ async fn gather(
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
         }
-        while !batcher.is_full() && let Some(event) = arrived.pop_front() {
+        while !batcher.is_full()
+            && let Some(event) = arrived.pop_front()
+        {
             if batcher.must_commit_before(&event) {
                 committer.hand_over(batcher.take(committer.spare())).await;
             }

@@ -19,8 +19,8 @@ use plimsoll_nats::{
     batch::{BatchView, FieldType},
 };
 
-pub(crate) use self::source::{RowSource, register};
 use self::column::{Dictionary, RowColumn, Values};
+pub(crate) use self::source::{RowSource, register};
 use crate::{schema::Role, writer::CommitSet};
 
 /// What a commit wants to contain, as columns.
@@ -164,7 +164,8 @@ impl RowSet {
         if self.tables.iter().map(|table| table.capacity()).sum::<usize>() > keep {
             self.tables.clear();
         }
-        self.by_name = self.tables.iter().enumerate().map(|(index, table)| (table.measurement.clone(), index)).collect();
+        self.by_name =
+            self.tables.iter().enumerate().map(|(index, table)| (table.measurement.clone(), index)).collect();
     }
 
     pub(crate) fn kept(&self) -> impl Iterator<Item = (usize, &GatheredMessage)> {

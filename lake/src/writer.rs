@@ -59,9 +59,10 @@ impl RowSet {
             let other_life = stored.incarnation != reached.incarnation;
             !self.is_over(reached, stored) && (other_life || reached.sequence > stored.sequence)
         };
-        let moving = self.reached.iter().filter(|(partition, reached)| {
-            stored.stored(**partition).is_none_or(|stored| advances(**reached, stored))
-        });
+        let moving = self
+            .reached
+            .iter()
+            .filter(|(partition, reached)| stored.stored(**partition).is_none_or(|stored| advances(**reached, stored)));
         moving.map(|(partition, reached)| (*partition, *reached)).collect()
     }
 }

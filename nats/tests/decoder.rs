@@ -32,7 +32,9 @@ fn agree(decoder: &mut BatchDecoder, headers: Option<&HeaderMap>, payload: &[u8]
             let parses = |error: &DecodeError| matches!(error, DecodeError::MessagePack(_));
             prop_assert!(
                 expected.to_string() == found.to_string() && parses(expected) == parses(found),
-                "{} {}", expected, found
+                "{} {}",
+                expected,
+                found
             );
         }
         _ => prop_assert!(false, "{expected:?} {found:?}"),
@@ -86,8 +88,11 @@ fn value() -> BoxedStrategy<Vec<u8>> {
     scalar
         .prop_recursive(3, 24, 4, |inner| {
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4)
-                    .prop_map(|items| [&[0x90 | items.len() as u8][..], &items.concat()].concat()),
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| [
+                    &[0x90 | items.len() as u8][..],
+                    &items.concat()
+                ]
+                .concat()),
                 prop::collection::vec(("[a-z]{1,3}", inner), 0..3).prop_map(|entries| map_of(
                     entries.into_iter().map(|(key, value)| (text_of(&key), value)).collect()
                 )),
@@ -114,16 +119,18 @@ fn packed(value: impl serde::Serialize) -> Vec<u8> {
 fn near_batches() -> impl Strategy<Value = Vec<u8>> {
     let two_texts = prop::collection::vec("[a-z]{0,3}", 2..3);
     let columns = |values: BoxedStrategy<Vec<u8>>| {
-        prop::collection::vec(("[a-e]|ts|row_id|X", prop_oneof![4 => values, 1 => value()]), 0..4).prop_map(|columns| {
-            map_of(columns.into_iter().map(|(name, values)| (text_of(&name), values)).collect())
-        })
+        prop::collection::vec(("[a-e]|ts|row_id|X", prop_oneof![4 => values, 1 => value()]), 0..4)
+            .prop_map(|columns| map_of(columns.into_iter().map(|(name, values)| (text_of(&name), values)).collect()))
     };
     let tags = columns(two_texts.prop_map(packed).boxed());
-    let fields = columns(prop_oneof![
-        prop::collection::vec(prop::option::of(-1000..1000_i64), 2..3).prop_map(packed),
-        prop::collection::vec(value(), 2..3).prop_map(|values| [&[0x92][..], &values.concat()].concat()),
-        prop::collection::vec(prop::option::of(0.0..1.0), 2..3).prop_map(packed),
-    ].boxed());
+    let fields = columns(
+        prop_oneof![
+            prop::collection::vec(prop::option::of(-1000..1000_i64), 2..3).prop_map(packed),
+            prop::collection::vec(value(), 2..3).prop_map(|values| [&[0x92][..], &values.concat()].concat()),
+            prop::collection::vec(prop::option::of(0.0..1.0), 2..3).prop_map(packed),
+        ]
+        .boxed(),
+    );
     let parts = (
         prop_oneof![9 => Just(packed(1)), 1 => value()],
         prop_oneof![9 => Just(packed("web-1")), 1 => Just(vec![0xc4, 5, b'w', b'e', b'b', b'-', b'1']), 1 => value()],

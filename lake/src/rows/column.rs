@@ -225,11 +225,7 @@ impl Texts {
         &self.text[start..self.ends[at] as usize]
     }
 
-    fn extend<'a>(
-        &mut self,
-        valid: &mut Validity,
-        added: impl Iterator<Item = Option<&'a str>>,
-    ) -> (usize, usize) {
+    fn extend<'a>(&mut self, valid: &mut Validity, added: impl Iterator<Item = Option<&'a str>>) -> (usize, usize) {
         let (before, mut count, mut points) = (self.text.len(), 0, 0);
         for value in added {
             valid.push(self.ends.len(), value.is_some());

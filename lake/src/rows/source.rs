@@ -126,7 +126,11 @@ impl Ordered {
                 column.role == role && (column.field_type == column_type || widened)
             };
             let named = rows.by_name.get(name).into_iter().flatten().copied();
-            columns.push(Selected { role, column_type, from: named.filter(|index| fits(&rows.columns[*index])).collect() });
+            columns.push(Selected {
+                role,
+                column_type,
+                from: named.filter(|index| fits(&rows.columns[*index])).collect(),
+            });
         }
         let order = order(rows, table, kept);
         Self { rows: Arc::clone(rows), order, schema: Arc::new(Schema::new(fields)), columns }

@@ -252,11 +252,7 @@ impl<'de> de::Visitor<'de> for BatchSeed<'_> {
 }
 
 /// Takes the value of a key that may be there once.
-fn once<T, E: de::Error>(
-    slot: &mut Option<T>,
-    key: usize,
-    read: impl FnOnce() -> Result<T, E>,
-) -> Result<(), E> {
+fn once<T, E: de::Error>(slot: &mut Option<T>, key: usize, read: impl FnOnce() -> Result<T, E>) -> Result<(), E> {
     if slot.is_some() {
         return Err(E::duplicate_field(KEYS[key]));
     }

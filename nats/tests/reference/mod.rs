@@ -6,8 +6,8 @@ use plimsoll_nats::{
     Batch, Column, HostId, Name,
     async_nats::HeaderMap,
     batch::{
-        DecodeError, ENCODING_HEADER, ENCODING_ZSTD, FieldType, MAX_COLUMNS, MAX_DECODED_BYTES, MAX_ROWS, MAX_TAG_BYTES,
-        MAX_TEXT_BYTES, VERSION,
+        DecodeError, ENCODING_HEADER, ENCODING_ZSTD, FieldType, MAX_COLUMNS, MAX_DECODED_BYTES, MAX_ROWS,
+        MAX_TAG_BYTES, MAX_TEXT_BYTES, VERSION,
     },
 };
 use serde::{Deserialize, Deserializer, de};
