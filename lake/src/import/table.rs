@@ -126,6 +126,9 @@ impl TableFile {
     }
 }
 
+/// A file's columns, those that it names as tags, and the lines that are no rows.
+type Described = (Vec<FileColumn>, Vec<String>, Vec<BadRow>);
+
 /// What came of a chunk.
 #[derive(Debug)]
 pub struct Chunk {
@@ -242,7 +245,7 @@ impl Importer {
     }
 
     /// Reads a CSV file into a temporary table. Returns its columns, no tags, and the lines that are no rows.
-    fn read_csv(&self, source: &TableSource) -> Result<(Vec<FileColumn>, Vec<String>, Vec<BadRow>), ImportError> {
+    fn read_csv(&self, source: &TableSource) -> Result<Described, ImportError> {
         let read_error = |error: LakeError| ImportError::Read { file: source.path.clone(), source: error };
         let connection = &self.lake.connection;
         let path = literal(&source.path.to_string_lossy());
@@ -295,7 +298,7 @@ impl Importer {
     }
 
     /// A Parquet file's columns, and the tags that an export has noted.
-    fn describe_parquet(&self, source: &TableSource) -> Result<(Vec<FileColumn>, Vec<String>, Vec<BadRow>), LakeError> {
+    fn describe_parquet(&self, source: &TableSource) -> Result<Described, LakeError> {
         let connection = &self.lake.connection;
         let path = literal(&source.path.to_string_lossy());
         let sql = format!("SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet({path}))");
