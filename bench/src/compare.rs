@@ -94,7 +94,9 @@ pub enum CompareError {
         name: &'static str,
     },
     /// A package can't be had.
-    #[error("`{package}` is not on PATH and can't be fetched: install Debian's package of that name")]
+    #[error(
+        "`{package}` is not on PATH and can't be fetched: install Debian's package of that name, or try again after `apt-get update`"
+    )]
     Peer {
         /// Which one.
         package: &'static str,
@@ -147,6 +149,9 @@ pub enum CompareError {
     /// The lake does not answer.
     #[error("failed to query the lake")]
     Sql(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Somebody wants it to end.
+    #[error("stopped before anything was compared")]
+    Stopped,
     /// Two stores do not say the same.
     #[error("{name} and Plimsoll differ in `{query}`: {difference}")]
     Differ {
@@ -241,7 +246,8 @@ pub async fn compare(config: &CompareConfig, mut say: impl FnMut(&str)) -> Resul
     let prometheus = if config.prometheus { Some(peers::find("prometheus", &packages)?) } else { None };
     let end_ms = plimsoll_nats::now_ms() / HOUR_MS * HOUR_MS;
     let started = Instant::now();
-    let mut run = Comparison { config, folder, end_ms, victoria, prometheus, report: Report::default(), say: &mut say };
+    let report = Report { load: report::load(), ..Report::default() };
+    let mut run = Comparison { config, folder, end_ms, victoria, prometheus, report, say: &mut say };
     run.ingest().await?;
     run.query().await?;
     run.report.took = started.elapsed();

@@ -134,7 +134,7 @@ fn compare(args: CompareArgs) -> ExitCode {
     block_on(async move |stop| {
         let compared = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Err(CompareError::Stopped),
             compared = compare::compare(&config, |what| tracing::info!("{what}")) => compared?,
         };
         println!("{compared}");

@@ -8,6 +8,9 @@ use std::{
 
 use super::CompareError;
 
+/// The file that tells the version of an unpacked package.
+const VERSION: &str = "version";
+
 /// A store that Plimsoll is compared with.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
@@ -19,14 +22,18 @@ pub(super) struct Peer {
 pub(super) fn find(package: &'static str, folder: &Path) -> Result<Peer, CompareError> {
     let path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
     if let Some(binary) = path.iter().map(|folder| folder.join(package)).find(|binary| binary.is_file()) {
-        return Ok(Peer { version: version(package, &binary), binary });
+        let version = said(Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]))
+            .or_else(|| said(Command::new(&binary).arg("--version")))
+            .unwrap_or_default();
+        return Ok(Peer { version, binary });
     }
     let root = folder.join(package);
     let binary = root.join("usr/bin").join(package);
     if !binary.is_file() {
         unpack(package, &root).map_err(|source| CompareError::Peer { package, source })?;
     }
-    Ok(Peer { version: version(package, &binary), binary })
+    let version = fs::read_to_string(root.join(VERSION)).unwrap_or_default();
+    Ok(Peer { version, binary })
 }
 
 fn unpack(package: &str, root: &Path) -> io::Result<()> {
@@ -39,6 +46,9 @@ fn unpack(package: &str, root: &Path) -> io::Result<()> {
     let archive = archives.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let archive = archive.ok_or_else(|| io::Error::other("apt-get fetched no package"))?;
     run(Command::new("dpkg").arg("-x").arg(&archive).arg(scratch.join("root")))?;
+    // Binaries of Debian do not all know their version.
+    let version = said(Command::new("dpkg-deb").arg("--field").arg(&archive).arg("Version"));
+    fs::write(scratch.join("root").join(VERSION), version.unwrap_or_default())?;
     let _ = fs::remove_dir_all(root);
     fs::rename(scratch.join("root"), root)?;
     fs::remove_dir_all(&scratch)
@@ -53,19 +63,9 @@ fn run(command: &mut Command) -> io::Result<()> {
     Err(io::Error::other(said.lines().rfind(|line| !line.is_empty()).unwrap_or("it failed").to_owned()))
 }
 
-/// As the package tells it where there is one, since Debian's binaries do not all know their own.
-fn version(package: &str, binary: &Path) -> String {
-    let installed = Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).output();
-    let available = || Command::new("apt-cache").args(["show", "--no-all-versions", package]).output();
-    let known = |output: io::Result<std::process::Output>| {
-        output
-            .ok()
-            .filter(|output| output.status.success())
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let of_package = known(installed).filter(|version| !version.is_empty()).or_else(|| {
-        let text = known(available())?;
-        text.lines().find_map(|line| line.strip_prefix("Version: ")).map(str::to_owned)
-    });
-    of_package.or_else(|| known(Command::new(binary).arg("--version").output())).unwrap_or_default().trim().to_owned()
+/// What a command prints; none where it fails or prints nothing.
+fn said(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (!text.is_empty()).then_some(text)
 }

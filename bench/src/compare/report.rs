@@ -62,6 +62,8 @@ pub(super) struct Report {
     pub(super) asked: Vec<Asked>,
     pub(super) history_points: u64,
     pub(super) took: Duration,
+    /// What waited for the machine's processors before, averaged over a minute.
+    pub(super) load: f64,
 }
 
 const MEBIBYTE: f64 = 1_048_576.0;
@@ -83,11 +85,13 @@ impl Report {
         format!(
             "Measured on {} by `make bench` in {:.0} s: {}. Plimsoll {} beside Debian's {peers}, all with default settings except for \
              retention, each alone and in turn, with the same points, which were encoded beforehand. CPU is a process's user and system \
-             time; who sends does not count.\n\nSizes: {} hosts for {} min, {} days of one host, {} hosts for a day at {} s.\n\n",
+             time; who sends does not count. The load average was {:.1} before: what others did on these cores slows all down, and \
+             only ratios within one run say something.\n\nSizes: {} hosts for {} min, {} days of one host, {} hosts for a day at {} s.\n\n",
             jiff::Zoned::now().date(),
             self.took.as_secs_f64(),
             machine(),
             env!("CARGO_PKG_VERSION"),
+            self.load,
             config.hosts,
             config.minutes,
             config.week_days,
@@ -201,6 +205,12 @@ impl Report {
             let _ = writeln!(out, "| {} | {bytes:.3} | {:.0} |", asked.name, peak as f64 / MEBIBYTE);
         }
     }
+}
+
+/// How many tasks ran or could have run, averaged over the last minute.
+pub(super) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// Cores, processor, memory and kernel.
