@@ -179,7 +179,7 @@ impl ReplayWriter {
             finished: false,
         };
         record.write(connection, &request.selection, is_new)?;
-        connection.execute_batch("COMMIT").context("begin a replay")?;
+        self.lake().commit()?;
         Ok(Begun { after: record.sequence, rebuilds })
     }
 
@@ -218,7 +218,7 @@ impl ReplayWriter {
         }
         record.finished = set.is_last;
         record.write(connection, &request.selection, false)?;
-        connection.execute_batch("COMMIT").context("store")?;
+        self.lake().commit()?;
         Ok(ReplayOutcome::Stored(report))
     }
 

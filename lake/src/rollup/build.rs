@@ -21,7 +21,7 @@ use super::{
     tables,
     transaction::transaction,
 };
-use crate::{LakeError, LakeWriter, error::Context, schema::LakeSchema, sql::ident};
+use crate::{Lake, LakeError, LakeWriter, error::Context, schema::LakeSchema, sql::ident};
 
 /// Temporary table of a step's summaries.
 const STAGING: &str = "rollup_staging";
@@ -111,12 +111,12 @@ impl LakeWriter {
     /// again and again.
     pub fn roll_up(&self, limits: &RollupLimits, mut go_on: impl FnMut() -> bool) -> Result<RollupReport, LakeError> {
         let started = Instant::now();
-        let connection = self.lake().connection();
-        marks::ensure(connection)?;
+        let lake = self.lake();
+        marks::ensure(lake)?;
         let mut report = RollupReport::default();
         let mut finished = true;
         for tier in Tier::ROLLED {
-            finished = finished && Round::begin(connection, limits, tier)?.run(&mut report, &mut go_on)?;
+            finished = finished && Round::begin(lake, limits, tier)?.run(&mut report, &mut go_on)?;
         }
         report.finished = finished;
         report.duration = started.elapsed();
@@ -126,6 +126,7 @@ impl LakeWriter {
 
 /// One tier of all measurements.
 struct Round<'c> {
+    lake: &'c Lake,
     connection: &'c Connection,
     limits: &'c RollupLimits,
     tier: Tier,
@@ -138,10 +139,11 @@ struct Round<'c> {
 }
 
 impl<'c> Round<'c> {
-    fn begin(connection: &'c Connection, limits: &'c RollupLimits, tier: Tier) -> Result<Self, LakeError> {
+    fn begin(lake: &'c Lake, limits: &'c RollupLimits, tier: Tier) -> Result<Self, LakeError> {
+        let connection = lake.connection();
         let upto = catalog::last_snapshot(connection)?;
         let (schema, marks) = (LakeSchema::read(connection)?, marks::read(connection)?);
-        let mut round = Self { connection, limits, tier, upto, schema, marks, spans: BTreeMap::new() };
+        let mut round = Self { lake, connection, limits, tier, upto, schema, marks, spans: BTreeMap::new() };
         round.spans = catalog::spans(connection, &round.due(now_ms()))?;
         Ok(round)
     }
@@ -203,7 +205,7 @@ impl<'c> Round<'c> {
                 return Ok(false);
             }
             self.stage_within(&step, &source, &grouping, max_rows)?;
-            let (written, conflicts) = transaction(self.connection, || self.write(measurement, &grouping, &step))?;
+            let (written, conflicts) = transaction(self.lake, || self.write(measurement, &grouping, &step))?;
             report.conflicts += conflicts;
             match written {
                 Written::Rows(rows) => {

@@ -6,7 +6,7 @@ use duckdb::{Connection, params};
 use plimsoll_nats::Name;
 
 use super::{Tier, transaction::transaction};
-use crate::{LakeError, connection::LAKE, error::Context};
+use crate::{Lake, LakeError, connection::LAKE, error::Context};
 
 /// What a rollup contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,8 @@ pub fn read(connection: &Connection) -> Result<Marks, LakeError> {
 }
 
 /// Creates the table of marks where it is missing.
-pub(super) fn ensure(connection: &Connection) -> Result<(), LakeError> {
+pub(super) fn ensure(lake: &Lake) -> Result<(), LakeError> {
+    let connection = &lake.connection;
     if exists(connection)? {
         return Ok(());
     }
@@ -51,12 +52,12 @@ pub(super) fn ensure(connection: &Connection) -> Result<(), LakeError> {
              (measurement VARCHAR, tier VARCHAR, snapshot BIGINT, rolled_at TIMESTAMP_MS);
          COMMENT ON TABLE {LAKE}.plimsoll.rollups IS 'Last snapshot whose rows a rollup contains, by measurement and tier'"
     );
-    transaction(connection, || connection.execute_batch(&create).context("create the table of the rollups' marks"))?;
+    transaction(lake, || connection.execute_batch(&create).context("create the table of the rollups' marks"))?;
     // Rows stay in the catalog: every step changes one.
     let inline = format!(
         "CALL {LAKE}.set_option('data_inlining_row_limit', 1000, schema => 'plimsoll', table_name => 'rollups')"
     );
-    transaction(connection, || connection.execute_batch(&inline).context("set up the table of the rollups' marks"))?;
+    transaction(lake, || connection.execute_batch(&inline).context("set up the table of the rollups' marks"))?;
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use super::{
     tables,
     transaction::transaction,
 };
-use crate::{LakeError, LakeWriter, error::Context, schema::LakeSchema};
+use crate::{Lake, LakeError, LakeWriter, error::Context, schema::LakeSchema};
 
 /// What was deleted of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl LakeWriter {
     ) -> Result<RetentionReport, LakeError> {
         let started = Instant::now();
         let mut report = RetentionReport::default();
-        report.finished = Sweep::begin(self.lake().connection(), retention, now)?.run(&mut report, &mut go_on)?;
+        report.finished = Sweep::begin(self.lake(), retention, now)?.run(&mut report, &mut go_on)?;
         report.duration = started.elapsed();
         Ok(report)
     }
@@ -86,12 +86,14 @@ struct Due {
 }
 
 struct Sweep<'c> {
+    lake: &'c Lake,
     connection: &'c Connection,
     due: Vec<Due>,
 }
 
 impl<'c> Sweep<'c> {
-    fn begin(connection: &'c Connection, retention: &Retention, now: SystemTime) -> Result<Self, LakeError> {
+    fn begin(lake: &'c Lake, retention: &Retention, now: SystemTime) -> Result<Self, LakeError> {
+        let connection = lake.connection();
         let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, millis);
         let mut due = Vec::new();
         for (measurement, tier) in rows_of(connection)? {
@@ -112,7 +114,7 @@ impl<'c> Sweep<'c> {
             }
         }
         due.retain(|due| !due.ends.is_empty());
-        Ok(Self { connection, due })
+        Ok(Self { lake, connection, due })
     }
 
     fn run(&self, report: &mut RetentionReport, go_on: &mut impl FnMut() -> bool) -> Result<bool, LakeError> {
@@ -123,7 +125,7 @@ impl<'c> Sweep<'c> {
                     report.tables.push(swept);
                     return Ok(false);
                 }
-                let (deleted, conflicts) = transaction(self.connection, || self.delete(due, *end_ms))?;
+                let (deleted, conflicts) = transaction(self.lake, || self.delete(due, *end_ms))?;
                 report.conflicts += conflicts;
                 match deleted {
                     Some(rows) => swept.rows += rows,

@@ -1,8 +1,6 @@
 //! Transactions that are tried again while other writers are faster.
 
-use duckdb::Connection;
-
-use crate::{LakeError, connection::pause, error::Context};
+use crate::{Lake, LakeError, connection::pause, error::Context};
 
 /// Most tries of a transaction.
 const ATTEMPTS: u32 = 10;
@@ -10,17 +8,14 @@ const ATTEMPTS: u32 = 10;
 /// Runs `work` in a transaction, again from its start while another writer is faster; returns how often that was so, too.
 ///
 /// Fails when that goes on too long, and on every other error; nothing is then written.
-pub(super) fn transaction<T>(
-    connection: &Connection,
-    work: impl Fn() -> Result<T, LakeError>,
-) -> Result<(T, u32), LakeError> {
+pub(super) fn transaction<T>(lake: &Lake, work: impl Fn() -> Result<T, LakeError>) -> Result<(T, u32), LakeError> {
     let mut conflicts = 0;
     loop {
-        match once(connection, &work) {
+        match once(lake, &work) {
             Ok(done) => return Ok((done, conflicts)),
             Err(error) => {
                 // Fails when the transaction has ended already, which is as good.
-                let _ = connection.execute_batch("ROLLBACK");
+                let _ = lake.connection.execute_batch("ROLLBACK");
                 if !error.is_conflict() || conflicts + 1 >= ATTEMPTS {
                     return Err(error);
                 }
@@ -31,9 +26,9 @@ pub(super) fn transaction<T>(
     }
 }
 
-fn once<T>(connection: &Connection, work: impl Fn() -> Result<T, LakeError>) -> Result<T, LakeError> {
-    connection.execute_batch("BEGIN").context("begin a transaction")?;
+fn once<T>(lake: &Lake, work: impl Fn() -> Result<T, LakeError>) -> Result<T, LakeError> {
+    lake.connection.execute_batch("BEGIN").context("begin a transaction")?;
     let done = work()?;
-    connection.execute_batch("COMMIT").context("commit")?;
+    lake.commit()?;
     Ok(done)
 }
