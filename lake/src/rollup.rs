@@ -27,6 +27,7 @@ mod tables;
 mod transaction;
 
 use plimsoll_nats::Name;
+use serde::Serialize;
 
 use crate::connection::table;
 
@@ -47,7 +48,8 @@ pub const SKETCH_GAMMA: f64 = 1.02;
 pub const SKETCH_OFFSET: i32 = 40_000;
 
 /// How finely rows stand in a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// As they were sampled.
     Raw,
