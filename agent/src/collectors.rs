@@ -325,8 +325,8 @@ mod tests {
     #[test]
     fn every_measurement_of_the_catalog_is_read_by_one_collector() {
         let mut read: Vec<&str> = KINDS.iter().flat_map(|kind| kind.measurements).copied().collect();
-        // The agent tells it of itself and of its custom sources.
-        read.extend(["agent", "exec", "scrape"]);
+        // The agent tells it of itself and of its custom sources, and ingest of itself.
+        read.extend(["agent", "exec", "scrape", "plimsoll"]);
         let mut measurements: Vec<&str> = catalog::MEASUREMENTS.iter().map(|spec| spec.name).collect();
         read.sort_unstable();
         measurements.sort_unstable();

@@ -1,4 +1,4 @@
-//! The `plimsoll` binary: everything in one process.
+//! The `plimsoll` binary: everything in one process, and what administrators ask.
 
 mod backup;
 mod broker;
@@ -7,6 +7,7 @@ mod display;
 mod drain;
 mod export;
 mod import;
+mod lake;
 mod lake_config;
 mod place;
 mod probe;
@@ -14,15 +15,16 @@ mod replay;
 mod stop;
 mod up;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use plimsoll_service::{EXIT_USAGE, launch, telemetry};
+use plimsoll_service::{EXIT_FAILURE, EXIT_USAGE, launch, telemetry};
 
 use crate::{
     backup::{BackupArgs, RestoreArgs},
     export::ExportArgs,
     import::ImportArgs,
+    lake::{LakeCommand, StatusArgs, StatusError},
     replay::ReplayArgs,
     up::UpArgs,
 };
@@ -49,17 +51,14 @@ enum Command {
     Import(Box<ImportArgs>),
     /// Write rows of the lake to files: Parquet, CSV or JSON lines
     Export(Box<ExportArgs>),
+    /// What the lake holds
+    #[command(subcommand)]
+    Lake(LakeCommand),
 }
 
 fn main() -> ExitCode {
     match Args::parse().command {
-        Command::Up(args) => {
-            telemetry::init(args.common.log_format);
-            match up::configure(&args) {
-                Ok(config) => launch::block_on(|shutdown| up::run(*args, config, shutdown)),
-                Err(error) => launch::fail(&error, EXIT_USAGE),
-            }
-        }
+        Command::Up(args) => run_up(*args),
         Command::Replay(args) => {
             telemetry::init(args.common.log_format);
             replay::configure(&args).map_or_else(|error| launch::fail(&error, EXIT_USAGE), replay::run)
@@ -86,5 +85,30 @@ fn main() -> ExitCode {
                 Err(error) => launch::fail(&error, EXIT_USAGE),
             }
         }
+        Command::Lake(LakeCommand::Status(args)) => print_status(&args),
+    }
+}
+
+fn run_up(args: UpArgs) -> ExitCode {
+    telemetry::init(args.common.log_format);
+    match up::configure(&args) {
+        Ok(config) => launch::block_on(|shutdown| up::run(args, config, shutdown)),
+        Err(error) => launch::fail(&error, EXIT_USAGE),
+    }
+}
+
+fn print_status(args: &StatusArgs) -> ExitCode {
+    let config = match lake::configure(args) {
+        Ok(config) => config,
+        Err(error) => return launch::fail(&error, EXIT_USAGE),
+    };
+    match lake::status(args, &config) {
+        Ok(status) => {
+            // Fails when the reader of a pipe has seen enough.
+            let _ = std::io::stdout().write_all(status.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error @ StatusError::NoLake { .. }) => launch::fail(&error, EXIT_USAGE),
+        Err(error) => launch::fail(&error, EXIT_FAILURE),
     }
 }

@@ -4,6 +4,9 @@
 //! until a batch is due. One task commits ([`committer`]): it puts dead messages aside ([`dead`]), commits rows and positions, and
 //! then acknowledges. At most one batch is being committed while the next one is gathered; when that is full too, ingest stops
 //! reading and the stream keeps the rest.
+//!
+//! Beside that, one member at a time keeps the lake quick to read ([`maintenance`]), and each publishes a measurement about itself
+//! ([`report`]).
 
 pub mod batcher;
 pub mod committer;
@@ -12,9 +15,11 @@ pub mod dead;
 pub mod decoder;
 pub mod error;
 pub mod lake_thread;
+pub mod maintenance;
 pub mod metrics;
 pub mod originals;
 pub mod replay;
+pub mod report;
 pub mod source;
 
 use std::{
@@ -32,11 +37,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    batcher::Batcher,
+    batcher::{Batcher, Gathered},
     committer::Committer,
     decoder::Arrived,
     lake_thread::{LakeThread, ThreadEnded},
+    maintenance::Maintenance,
     metrics::Metrics,
+    report::Reporter,
     source::LakeStart,
 };
 pub use crate::{config::IngestConfig, error::IngestError};
@@ -103,6 +110,13 @@ pub async fn run_with(
     let start = LakeStart::new(lake, ops.readiness.clone(), &tasks);
     let watching = tasks.spawn(start.clone().watch(stop.clone()));
     tasks.spawn(watch_broker(client.clone(), ops.readiness.clone(), stop.clone()));
+    if config.maintenance.enabled {
+        let maintenance = Maintenance::new(&config, &client, &member, metrics.maintenance.clone(), &tasks);
+        tasks.spawn(maintenance.run(stop.clone()));
+    }
+    if config.publish_metrics {
+        tasks.spawn(Reporter::new(&client, config.http.port(), metrics.clone()).run(stop.clone()));
+    }
     let group = PartitionGroup::new(&client, &config.nats, GROUP, member, start);
     let (sender, events) = mpsc::channel(EVENTS_CAPACITY);
     let reading = tasks.spawn(group.run(sender, stop.clone()));
@@ -201,7 +215,7 @@ async fn gather(
             biased;
             // Hands over first: a full batch must not grow, and the slot is free again when the commit before has ended.
             slot = committer.reserve(), if gatherer.batcher.is_due(Instant::now()) => match slot {
-                Some(slot) => slot.send(gatherer.batcher.take(committer.spare())),
+                Some(slot) => slot.send(gatherer.take(committer.spare())),
                 None => return,
             },
             () = committer.ended() => return,
@@ -215,14 +229,15 @@ async fn gather(
             && let Some(event) = waiting.pop_front()
         {
             if gatherer.batcher.must_commit_before(&event) {
-                committer.hand_over(gatherer.batcher.take(committer.spare())).await;
+                committer.hand_over(gatherer.take(committer.spare())).await;
             }
             gatherer.accept(event);
         }
         gatherer.tell();
+        metrics.queued_messages.set(i64::try_from(events.len() + waiting.len()).unwrap_or(i64::MAX));
     }
     if !gatherer.batcher.is_empty() {
-        committer.hand_over(gatherer.batcher.take(committer.spare())).await;
+        committer.hand_over(gatherer.take(committer.spare())).await;
     }
 }
 
@@ -251,6 +266,7 @@ impl Gatherer {
             ReaderEvent::Message(message) => {
                 self.read += 1;
                 self.pending.insert(message.partition, message.pending);
+                self.metrics.message(&message);
                 let arrived = Arrived::from(&message);
                 if self.batcher.push(&arrived, arrived.decode(&mut self.decoder)) {
                     self.batcher.acknowledge_with(message.partition, message.into_acker());
@@ -264,6 +280,12 @@ impl Gatherer {
                 self.batcher.stop(partition);
             }
         }
+    }
+
+    /// Takes what is gathered, to be handed over.
+    fn take(&mut self, spare: Gathered) -> Gathered {
+        self.metrics.handed_over();
+        self.batcher.take(spare)
     }
 
     fn tell(&mut self) {

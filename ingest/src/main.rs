@@ -22,6 +22,17 @@ Configuration (a TOML key, and the variable that overrides it):
   commit_interval  PLIMSOLL_INGEST__COMMIT_INTERVAL  Longest time until a sample is committed  [60s]
   commit_rows      PLIMSOLL_INGEST__COMMIT_ROWS      Rows at which a commit is due earlier  [1000000]
   commit_bytes     PLIMSOLL_INGEST__COMMIT_BYTES     Bytes of memory for gathered messages at which a commit is due earlier; twice that is held at most  [268435456]
+  publish_metrics  PLIMSOLL_INGEST__PUBLISH_METRICS  Whether it publishes the measurement `plimsoll` about itself  [true]
+  [maintenance]: one member at a time makes rollups, deletes what is old, and merges small files
+  enabled          PLIMSOLL_INGEST__MAINTENANCE__ENABLED   Whether this member takes part  [true]
+  interval         PLIMSOLL_INGEST__MAINTENANCE__INTERVAL  Pause between two runs  [60s]
+  keep_snapshots   …__KEEP_SNAPSHOTS                 How long former states of the lake can be read; at least 10m  [1h]
+  keep_unused_files  …__KEEP_UNUSED_FILES            How long files stay that are not part of it any more, for those who read them  [1h]
+  keep_orphans     …__KEEP_ORPHANS                   Age at which files that nobody knows are deleted  [1day]
+  memory_limit     …__MEMORY_LIMIT                   Most memory that DuckDB takes for it besides  [512MB]
+  [maintenance.retention]
+  raw, minute, hour   …__RETENTION__RAW, …            How long samples, minutes and hours are kept; or forever  [7d, 90d, 730d]
+  measurements.NAME   …                              The same for one measurement: { raw = '2d' }
   [nats]
   url              PLIMSOLL_NATS__URL                Addresses of the broker  [nats://127.0.0.1:4222]
   user, password, password_file, credentials_file    PLIMSOLL_NATS__USER, …

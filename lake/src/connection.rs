@@ -18,6 +18,8 @@ use crate::{
 
 /// The name that the lake is attached under.
 pub(crate) const LAKE: &str = "lake";
+/// The lake's catalog as a database of its own: DuckLake's tables, laid out as its specification says.
+pub(crate) const CATALOG: &str = "__ducklake_metadata_lake";
 /// The schema of the measurements' tables.
 pub(crate) const MEASUREMENTS_SCHEMA: &str = "main";
 
@@ -140,7 +142,12 @@ impl Lake {
         let password = password.map(|secret| format!(" password={}", libpq_value(&secret))).unwrap_or_default();
         let target = format!("ducklake:{}{password}", config.catalog);
         let statement = format!("ATTACH {} AS {LAKE} ({})", literal(&target), options.join(", "));
-        self.connection.execute_batch(&statement).context("attach the lake")
+        self.connection.execute_batch(&statement).context("attach the lake")?;
+        // Few rows would otherwise go into the catalog, and could never leave it: moving them to files breaks other processes that
+        // read the lake. Tables that are updated set a limit of their own.
+        self.connection
+            .execute_batch("SET GLOBAL ducklake_default_data_inlining_row_limit = 0")
+            .context("keep rows out of the catalog")
     }
 
     /// Creates what every lake has. Several members may do so at the same time: the slower ones try again and find it done.

@@ -78,6 +78,18 @@ pub enum LakeError {
     /// The row of a replay that is under way is gone.
     #[error("the lake does not know the replay that is under way: its table `plimsoll.replays` was changed by hand")]
     ReplayMissing,
+    /// A file that seems to be left over is part of the lake.
+    #[error("`{path}` seems to be left over, but the catalog names it: no left-over file was deleted")]
+    NoOrphan {
+        /// The file.
+        path: String,
+    },
+    /// The catalog holds a time that can't be.
+    #[error("the catalog holds the time {unix_us} (Unix µs), which is out of range")]
+    BadTime {
+        /// The time in Unix µs.
+        unix_us: i64,
+    },
     /// The table of positions lacks a partition's row.
     #[error("the lake has no position for partition {partition}: its catalog was changed by hand")]
     PositionMissing {
@@ -138,7 +150,7 @@ fn classify(action: &'static str, source: duckdb::Error) -> LakeError {
     let text = source.to_string();
     if text.contains("INTERRUPT") || text.contains("Interrupted") {
         LakeError::Interrupted
-    } else if ["database is locked", "onflict", "could not serialize", "concurrent"]
+    } else if ["database is locked", "onflict", "could not serialize", "concurrent", "maximum retry count"]
         .iter()
         .any(|mark| text.contains(mark))
     {

@@ -8,6 +8,7 @@ mod custom;
 mod gpu;
 mod hardware;
 mod network;
+mod pipeline;
 mod process;
 mod storage;
 mod system;
@@ -165,6 +166,7 @@ pub const MEASUREMENTS: &[MeasurementSpec] = &[
     custom::EXEC,
     custom::SCRAPE,
     agent::AGENT,
+    pipeline::PLIMSOLL,
 ];
 
 /// The built-in measurement of that name.

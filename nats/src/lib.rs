@@ -11,6 +11,7 @@ pub mod clock;
 pub mod dead;
 pub mod event;
 pub mod host;
+pub mod lease;
 pub mod members;
 pub mod names;
 pub mod partition_group;

@@ -83,6 +83,16 @@ impl Ops {
         register(self.registry.lock().unwrap_or_else(PoisonError::into_inner).sub_registry_with_prefix(prefix))
     }
 
+    /// The metrics as `/metrics` answers them, OpenMetrics text.
+    ///
+    /// # Errors
+    /// When a metric can't be written as text.
+    pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Ok(text)
+    }
+
     /// The endpoints, to be served alone or merged into a larger router.
     pub fn router(&self) -> Router {
         Router::new()
@@ -102,10 +112,8 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {
-    let mut text = String::new();
-    let encoded = encode(&mut text, &ops.registry.lock().unwrap_or_else(PoisonError::into_inner));
-    match encoded {
-        Ok(()) => {
+    match ops.metrics_text() {
+        Ok(text) => {
             let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, format)], text).into_response()
         }
