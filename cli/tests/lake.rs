@@ -25,7 +25,7 @@ fn lake(data_dir: &Path) -> LakeWriter {
             measurement: name(measurement),
             epoch: ulid::Ulid::nil(),
             seq: sequence,
-            times: (0..rows).map(|row| NOW_MS + row * 1000).collect(),
+            times: (0..rows).map(|row| NOW_MS - row * 1000).collect(),
             tags: BTreeMap::new(),
             fields: BTreeMap::from([(name("value"), Column::Integer((0..rows).map(Some).collect()))]),
         },
@@ -105,7 +105,7 @@ fn the_status_is_json_with_exact_numbers() {
     assert_eq!(status["tables"][0]["table"], "cpu");
     assert_eq!(status["tables"][0]["tier"], "raw");
     assert_eq!((&status["tables"][0]["rows"], &status["total"]["points"]), (&4000.into(), &4060.into()));
-    assert_eq!(status["tables"][0]["newest_ms"], NOW_MS + 2_999_000);
+    assert_eq!(status["tables"][0]["newest_ms"], NOW_MS);
     assert_eq!(status["positions"][7]["sequence"], 3);
     assert_eq!(status["hosts"], serde_json::Value::Null);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use plimsoll_ingest::{IngestConfig, config::MaintenanceConfig};
 use plimsoll_lake::LakeConfig;
 use plimsoll_nats::{
-    Client,
+    Client, HostId,
+    subject::partition_of,
     testing::{TestServer, eventually},
 };
 use plimsoll_service::ops::Ops;
@@ -53,11 +54,12 @@ impl Member {
 
 const ROWS: i64 = 600;
 
-/// Publishes the rows of a host in many small batches, slowly enough for many commits.
-async fn publish(client: &Client) {
-    for first in (0..ROWS).step_by(10) {
-        publish_all(client, [known_batch(0, first, 10)].into_iter()).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Publishes the rows of a host in batches, each after the one before was committed, so that each makes a file.
+async fn publish(client: &Client, lake: &mut TestLake) {
+    for first in (0..ROWS).step_by(50) {
+        publish_all(client, [known_batch(0, first, 50)].into_iter()).await;
+        let rows = "SELECT count(*) FROM lake.known";
+        eventually("the commit", LIMIT, async || (lake.number(rows)? >= first + 50).then_some(())).await;
     }
 }
 
@@ -67,15 +69,11 @@ async fn files_are_merged_while_rows_come_in_and_one_member_does_it() {
     let client = server.client().await;
     let mut lake = TestLake::new();
     let members = [Member::start(&server, &lake, 1, false).await, Member::start(&server, &lake, 2, false).await];
-    publish(&client).await;
+    publish(&client, &mut lake).await;
     let merged = "plimsoll_ingest_maintenance_merged_files_total";
     eventually("files to be merged", LIMIT, async || {
         let counts = [members[0].metric(merged).await?, members[1].metric(merged).await?];
         (counts[0] + counts[1] >= 8.0).then_some(())
-    })
-    .await;
-    eventually("all rows", LIMIT, async || {
-        (lake.number("SELECT count(*) FROM lake.known") == Some(ROWS)).then_some(())
     })
     .await;
     assert_eq!(lake.number(&differences(1, ROWS)), Some(0));
@@ -111,16 +109,19 @@ async fn the_pipeline_tells_of_itself_as_a_measurement_and_on_metrics() {
     publish_all(&client, (0..5).map(|batch| known_batch(3, batch * 10, 10))).await;
     let told = "SELECT count(*) FROM lake.plimsoll WHERE service = 'ingest' AND member = '9301' AND partition = 'total'
                 AND committed_rows_total >= 50 AND commits_total >= 1 AND commit_seconds_total > 0
-                AND committed_bytes_total > 0 AND partitions = 16 AND dead_messages_total = 0";
+                AND committed_bytes_total > 0 AND partitions >= 1 AND dead_messages_total = 0";
     eventually("rows about ingest", LIMIT, async || lake.number(told).filter(|rows| *rows >= 1)).await;
     let partitions =
-        "SELECT count(DISTINCT partition) FROM lake.plimsoll WHERE partition <> 'total' AND lag_seconds >= 0";
-    assert_eq!(lake.number(partitions), Some(16));
+        "SELECT count(*) FROM lake.plimsoll WHERE partition <> 'total' AND lag_seconds >= 0 AND lag_messages >= 0
+                      AND commits_total IS NULL";
+    assert!(lake.number(partitions) >= Some(1), "a row of each partition that is read");
+    let partition = partition_of(&HostId::parse("h3").expect("host"));
+    let lag = format!("plimsoll_ingest_lag_seconds{{partition=\"{partition}\"}}");
     for (metric, least) in [
         ("plimsoll_ingest_commit_rows_sum", 50.0),
         ("plimsoll_ingest_commit_bytes_sum", 500.0),
         ("plimsoll_ingest_commit_seconds_count", 1.0),
-        ("plimsoll_ingest_lag_seconds{partition=\"0\"}", 0.0),
+        (lag.as_str(), 0.0),
         ("plimsoll_ingest_pending_bytes", 0.0),
         ("plimsoll_ingest_queued_messages", 0.0),
         ("plimsoll_ingest_dropped_reports_total", 0.0),
@@ -136,10 +137,8 @@ async fn reports_are_dropped_and_counted_while_the_broker_is_away() {
     let mut server = TestServer::start().await;
     let lake = TestLake::new();
     let member = Member::start(&server, &lake, 9301, true).await;
-    eventually("partitions", LIMIT, async || {
-        (member.metric("plimsoll_ingest_partitions").await? == 16.0).then_some(())
-    })
-    .await;
+    let commits = "plimsoll_ingest_commits_total";
+    eventually("a first report", LIMIT, async || (member.metric(commits).await? >= 1.0).then_some(())).await;
     server.kill();
     let dropped = "plimsoll_ingest_dropped_reports_total";
     eventually("a dropped report", LIMIT, async || (member.metric(dropped).await? >= 1.0).then_some(())).await;
