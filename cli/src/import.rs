@@ -187,12 +187,12 @@ pub enum RunError {
     Interrupted,
     /// Rows can't be stored.
     #[error(transparent)]
-    Import(ImportError),
+    Import(Box<ImportError>),
     /// A row or line can't be stored.
     #[error(
         "the import ended at what can't be stored, and nothing of its chunk is: mend it and run the import again, what is stored is left out; or leave such out with --skip-bad-lines"
     )]
-    Bad(#[source] ImportError),
+    Bad(#[source] Box<ImportError>),
     /// The lake can't be opened.
     #[error(transparent)]
     Lake(#[from] LakeError),
@@ -213,8 +213,8 @@ impl From<ImportError> for RunError {
     fn from(error: ImportError) -> Self {
         match error {
             error if error.is_interrupted() => Self::Interrupted,
-            ImportError::BadLine { .. } | ImportError::BadRow { .. } => Self::Bad(error),
-            error => Self::Import(error),
+            ImportError::BadLine { .. } | ImportError::BadRow { .. } => Self::Bad(Box::new(error)),
+            error => Self::Import(Box::new(error)),
         }
     }
 }

@@ -208,11 +208,11 @@ impl Rows {
         }
     }
 
-    fn measurement(&mut self, spelled: &Cow<'_, str>) -> Result<Name, String> {
-        if let Some(measurement) = self.names.measurement.as_ref().or_else(|| self.names.rename.get(&**spelled)) {
+    fn measurement(&mut self, spelled: &str) -> Result<Name, String> {
+        if let Some(measurement) = self.names.measurement.as_ref().or_else(|| self.names.rename.get(spelled)) {
             return Ok(measurement.clone());
         }
-        if let Some(name) = self.measurements.get(&**spelled) {
+        if let Some(name) = self.measurements.get(spelled) {
             return Ok(name.clone());
         }
         let mut name = spelling::normalise(spelled);
@@ -222,7 +222,7 @@ impl Rows {
         if let Some(why) = spelling::measurement_problem(&name) {
             return Err(format!("`{name}` is {why}: give it another with --rename '{spelled}=NAME'"));
         }
-        self.measurements.insert(spelled.clone().into_owned(), name.clone());
+        self.measurements.insert(spelled.to_owned(), name.clone());
         Ok(name)
     }
 
