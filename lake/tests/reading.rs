@@ -141,10 +141,10 @@ impl World {
         self.roll_up(Tier::Hour);
         let (raw, minutes) = (BASE + (1 + self.random.below(3)) * DAY, BASE + self.random.below(3) * DAY);
         if raw > self.gone.0 && minutes <= raw {
-            self.fixture.remove_before("load", raw);
+            self.fixture.remove_before("load", Tier::Raw, raw);
             self.gone.0 = raw;
             if minutes > self.gone.1 {
-                self.fixture.remove_before("load_1m", minutes);
+                self.fixture.remove_before("load", Tier::Minute, minutes);
                 self.gone.1 = minutes;
             }
         }
@@ -489,7 +489,7 @@ async fn rates_of_summaries_come_from_their_maxima() {
     let message = fixture.arrive(batch(&samples));
     fixture.commit(vec![message]);
     fixture.roll_up("load", &["core"], &["usage_percent", "ticks_total"], Tier::Minute);
-    fixture.remove_before("load", BASE + DAY);
+    fixture.remove_before("load", Tier::Raw, BASE + DAY);
     let answer = fixture.reader.points(&fixture.tail, all_of("web-1", "load"), rates(None)).await.expect("answers");
     assert_eq!((answer.step_ms, answer.tiers[0].tier), (Some(MINUTE), Tier::Minute));
     let found: Vec<(i64, f64)> =
