@@ -4,12 +4,12 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use plimsoll_lake::{
@@ -18,6 +18,7 @@ use plimsoll_lake::{
         Aggregate, Bucket, FleetGroup, FleetQuery, FleetRows, GroupKey, HostPattern, Hosts, PointSeries, Points,
         PointsQuery, QueryError, Ranking, Selection, Threshold, TierChoice,
     },
+    rollup::{Retention, RollupLimits},
 };
 use plimsoll_nats::{Batch, Column};
 use support::{Fixture, START_MS, all_of, host, limits, name};
@@ -470,6 +471,42 @@ async fn counters_become_rates_that_survive_resets_and_gaps() {
         assert!(part.iter().all(|(time, _)| *time >= later.from_ms));
         assert!(part.len() <= whole.len());
     }
+}
+
+#[tokio::test]
+async fn what_retention_removes_is_read_from_rollups_and_late_samples_once() {
+    let mut fixture = Fixture::new();
+    let limits = RollupLimits {
+        minute_every: Duration::ZERO,
+        hour_every: Duration::ZERO,
+        values_per_step: NonZeroU64::new(100_000).expect("not 0"),
+    };
+    let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+    let retention = Retention { raw: days(1), minute: days(2), ..Retention::default() };
+    let now = UNIX_EPOCH + Duration::from_millis((BASE + 3 * DAY).unsigned_abs());
+    for day in 0..4 {
+        let message = fixture.arrive(batch(&seconds(day * 86_400, 100, |second| second as f64)));
+        fixture.commit(vec![message]);
+    }
+    fixture.writer.roll_up(&limits, || true).expect("rolls up");
+    fixture.writer.apply_retention(&retention, now, || true).expect("removes");
+    let raw = async |fixture: &Fixture| {
+        let query = FleetQuery { tier: TierChoice::Only(Tier::Raw), ..fleet(Aggregate::Count, None) };
+        let answer = fixture.reader.fleet(&fixture.tail, all_of("web-1", "load"), query).await.expect("answers");
+        let FleetRows::Groups(groups) = answer.rows else { panic!("groups") };
+        (groups[0].points[0].1, answer.tiers.iter().map(|part| (part.tier, part.to_ms)).collect::<Vec<_>>())
+    };
+    let tiers = [(Tier::Hour, Some(BASE + DAY)), (Tier::Minute, Some(BASE + 2 * DAY)), (Tier::Raw, None)];
+    assert_eq!(raw(&fixture).await, (400.0, tiers.to_vec()));
+    // A late sample of a day that is gone: in the tail, in the lake, and then in rollups.
+    let message = fixture.arrive(batch(&seconds(200, 1, |_| 1.0)));
+    assert_eq!(raw(&fixture).await.0, 401.0);
+    fixture.commit(vec![message]);
+    assert_eq!(raw(&fixture).await.0, 401.0);
+    fixture.writer.roll_up(&limits, || true).expect("rolls up");
+    assert_eq!(raw(&fixture).await, (401.0, tiers.to_vec()));
+    fixture.writer.apply_retention(&retention, now, || true).expect("removes");
+    assert_eq!(raw(&fixture).await.0, 401.0);
 }
 
 #[tokio::test]
