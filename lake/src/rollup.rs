@@ -12,6 +12,8 @@
 //! and the source's rows `WHERE snapshot_id > <that>` together tell everything once. `snapshot_id` is DuckLake's virtual column
 //! and survives merges of files and the expiry of snapshots.
 //!
+//! The table `plimsoll.removed` says before which time rows of a tier may be gone; see [`removed`].
+//!
 //! The sketch is a DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees",
 //! VLDB 2019): a count for each of the intervals `(γ^(k-1), γ^k]` that values fall into, here with γ = 1.02. The value
 //! `2 γ^k / (γ + 1)` is within (γ - 1) / (γ + 1), less than 1 %, of all values in it.
@@ -20,6 +22,7 @@ mod build;
 mod catalog;
 pub mod marks;
 mod plan;
+pub(crate) mod removed;
 pub mod retention;
 pub mod sketch;
 mod sweep;

@@ -4,12 +4,12 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use plimsoll_lake::{
@@ -18,6 +18,7 @@ use plimsoll_lake::{
         Aggregate, Bucket, FleetGroup, FleetQuery, FleetRows, GroupKey, HostPattern, Hosts, PointSeries, Points,
         PointsQuery, QueryError, Ranking, Selection, Threshold, TierChoice,
     },
+    rollup::{Retention, RollupLimits},
 };
 use plimsoll_nats::{Batch, Column};
 use support::{Fixture, START_MS, all_of, host, limits, name};
@@ -141,10 +142,10 @@ impl World {
         self.roll_up(Tier::Hour);
         let (raw, minutes) = (BASE + (1 + self.random.below(3)) * DAY, BASE + self.random.below(3) * DAY);
         if raw > self.gone.0 && minutes <= raw {
-            self.fixture.remove_before("load", raw);
+            self.fixture.remove_before("load", Tier::Raw, raw);
             self.gone.0 = raw;
             if minutes > self.gone.1 {
-                self.fixture.remove_before("load_1m", minutes);
+                self.fixture.remove_before("load", Tier::Minute, minutes);
                 self.gone.1 = minutes;
             }
         }
@@ -473,6 +474,42 @@ async fn counters_become_rates_that_survive_resets_and_gaps() {
 }
 
 #[tokio::test]
+async fn what_retention_removes_is_read_from_rollups_and_late_samples_once() {
+    let mut fixture = Fixture::new();
+    let limits = RollupLimits {
+        minute_every: Duration::ZERO,
+        hour_every: Duration::ZERO,
+        values_per_step: NonZeroU64::new(100_000).expect("not 0"),
+    };
+    let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+    let retention = Retention { raw: days(1), minute: days(2), ..Retention::default() };
+    let now = UNIX_EPOCH + Duration::from_millis((BASE + 3 * DAY).unsigned_abs());
+    for day in 0..4 {
+        let message = fixture.arrive(batch(&seconds(day * 86_400, 100, |second| second as f64)));
+        fixture.commit(vec![message]);
+    }
+    fixture.writer.roll_up(&limits, || true).expect("rolls up");
+    fixture.writer.apply_retention(&retention, now, || true).expect("removes");
+    let raw = async |fixture: &Fixture| {
+        let query = FleetQuery { tier: TierChoice::Only(Tier::Raw), ..fleet(Aggregate::Count, None) };
+        let answer = fixture.reader.fleet(&fixture.tail, all_of("web-1", "load"), query).await.expect("answers");
+        let FleetRows::Groups(groups) = answer.rows else { panic!("groups") };
+        (groups[0].points[0].1, answer.tiers.iter().map(|part| (part.tier, part.to_ms)).collect::<Vec<_>>())
+    };
+    let tiers = [(Tier::Hour, Some(BASE + DAY)), (Tier::Minute, Some(BASE + 2 * DAY)), (Tier::Raw, None)];
+    assert_eq!(raw(&fixture).await, (400.0, tiers.to_vec()));
+    // A late sample of a day that is gone: in the tail, in the lake, and then in rollups.
+    let message = fixture.arrive(batch(&seconds(200, 1, |_| 1.0)));
+    assert_eq!(raw(&fixture).await.0, 401.0);
+    fixture.commit(vec![message]);
+    assert_eq!(raw(&fixture).await.0, 401.0);
+    fixture.writer.roll_up(&limits, || true).expect("rolls up");
+    assert_eq!(raw(&fixture).await, (401.0, tiers.to_vec()));
+    fixture.writer.apply_retention(&retention, now, || true).expect("removes");
+    assert_eq!(raw(&fixture).await.0, 401.0);
+}
+
+#[tokio::test]
 async fn rates_of_summaries_come_from_their_maxima() {
     let mut fixture = Fixture::new();
     // Rises by 60 a minute, starts anew in minute 5 and is silent from minute 8 to 30.
@@ -489,7 +526,7 @@ async fn rates_of_summaries_come_from_their_maxima() {
     let message = fixture.arrive(batch(&samples));
     fixture.commit(vec![message]);
     fixture.roll_up("load", &["core"], &["usage_percent", "ticks_total"], Tier::Minute);
-    fixture.remove_before("load", BASE + DAY);
+    fixture.remove_before("load", Tier::Raw, BASE + DAY);
     let answer = fixture.reader.points(&fixture.tail, all_of("web-1", "load"), rates(None)).await.expect("answers");
     assert_eq!((answer.step_ms, answer.tiers[0].tier), (Some(MINUTE), Tier::Minute));
     let found: Vec<(i64, f64)> =

@@ -1,7 +1,7 @@
 //! What a snapshot of the lake says besides rows. It is read once a snapshot and kept until the next one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -13,14 +13,9 @@ use crate::{
     LakeError, Positions, Tier,
     connection::{LAKE, MEASUREMENTS_SCHEMA},
     error::Context,
+    rollup::removed::{self, Removed},
     schema::LakeSchema,
-    sql::literal,
 };
-
-/// The catalog's own tables, as DuckLake attaches them.
-const CATALOG: &str = "__ducklake_metadata_lake";
-/// Length of an hour in ms.
-const HOUR_MS: i64 = 3_600_000;
 
 /// What one snapshot says.
 #[derive(Debug, Default)]
@@ -32,7 +27,8 @@ pub(super) struct Facts {
     contained: BTreeMap<(String, Tier), i64>,
     /// The columns of the rollups' tables, by table.
     columns: BTreeMap<String, BTreeSet<String>>,
-    extents: Mutex<HashMap<Name, Extent>>,
+    /// Before which times rows of the tiers may be gone.
+    removed: Removed,
 }
 
 /// Keeps the facts of the last snapshot that was read. Shared by all queries on one attached lake.
@@ -61,7 +57,9 @@ impl Facts {
         let (positions, schema) = (Positions::read(connection)?, LakeSchema::read(connection)?);
         let columns = rollup_columns(connection)?;
         let contained = if columns.contains_key("plimsoll.rollups") { contained(connection)? } else { BTreeMap::new() };
-        Ok(Self { snapshot, positions, schema, contained, columns, extents: Mutex::default() })
+        let removed =
+            if columns.contains_key("plimsoll.removed") { removed::read(connection)? } else { Removed::new() };
+        Ok(Self { snapshot, positions, schema, contained, columns, removed })
     }
 
     /// The snapshot up to which the measurement's rows are contained in a tier; none where it was never rolled up.
@@ -78,95 +76,15 @@ impl Facts {
     }
 
     /// What the tiers hold of a measurement.
-    pub(super) fn extent(&self, connection: &Connection, measurement: &Name) -> Result<Extent, LakeError> {
-        let known = self.extents.lock().unwrap_or_else(PoisonError::into_inner).get(measurement).copied();
-        if let Some(extent) = known {
-            return Ok(extent);
-        }
-        let extent = self.read_extent(connection, measurement)?;
-        self.extents.lock().unwrap_or_else(PoisonError::into_inner).insert(measurement.clone(), extent);
-        Ok(extent)
-    }
-
-    /// A finer tier has lost rows when the coarser one knows older ones: retention removes whole days. Only rows that are rolled up
-    /// tell: late rows of a day whose others are gone are not, and they are gone as well soon after they are.
-    fn read_extent(&self, connection: &Connection, measurement: &Name) -> Result<Extent, LakeError> {
-        let Some(in_minutes) = self.contained(measurement, Tier::Minute) else { return Ok(Extent::RAW) };
-        let in_hours = self.contained(measurement, Tier::Hour);
-        let oldest = |tier: Tier, upto, whole| self.oldest(connection, measurement, tier, upto, whole);
-        let minute = oldest(Tier::Minute, i64::MAX, Whole::Or)?;
-        let hour = if in_hours.is_some() { oldest(Tier::Hour, i64::MAX, Whole::Or)? } else { None };
-        let raw_from_ms =
-            held_from(oldest(Tier::Raw, in_minutes, Whole::Only)?, &[(minute, Tier::Minute), (hour, Tier::Hour)]);
-        let minute_from_ms = match in_hours {
-            Some(in_hours) => held_from(oldest(Tier::Minute, in_hours, Whole::Only)?, &[(hour, Tier::Hour)]),
-            None => i64::MIN,
+    pub(super) fn extent(&self, measurement: &Name) -> Extent {
+        let exists = |tier: &Tier| self.contained(measurement, *tier).is_some();
+        let coarsest = match [Tier::Minute, Tier::Hour].iter().take_while(|tier| exists(tier)).last() {
+            Some(coarsest) => *coarsest,
+            None => return Extent::RAW,
         };
-        let coarsest = if in_hours.is_some() { Tier::Hour } else { Tier::Minute };
-        Ok(Extent { coarsest, raw_from_ms: raw_from_ms.max(minute_from_ms), minute_from_ms })
-    }
-
-    /// The time of the oldest row of a tier among those of snapshots up to one, from the files' statistics and the rows that the catalog
-    /// itself holds.
-    fn oldest(
-        &self,
-        connection: &Connection,
-        measurement: &Name,
-        tier: Tier,
-        upto: i64,
-        whole: Whole,
-    ) -> Result<Option<i64>, LakeError> {
-        let (snapshot, name) = (self.snapshot, literal(&format!("{measurement}{}", tier.suffix())));
-        let alive = |alias: &str| {
-            format!(
-                "{alias}.begin_snapshot <= {snapshot} AND ({alias}.end_snapshot IS NULL OR {alias}.end_snapshot > {snapshot})"
-            )
-        };
-        let of_others = if whole == Whole::Only { "max" } else { "min" };
-        let sql = format!(
-            "SELECT epoch_ms(min(CASE WHEN d.data_file_id IS NULL THEN s.min_value ELSE s.{of_others}_value END::TIMESTAMP))
-             FROM {CATALOG}.ducklake_table t
-             JOIN {CATALOG}.ducklake_schema n ON n.schema_id = t.schema_id AND n.schema_name = '{MEASUREMENTS_SCHEMA}'
-             JOIN {CATALOG}.ducklake_column c ON c.table_id = t.table_id AND c.column_name = 'ts'
-             JOIN {CATALOG}.ducklake_data_file f ON f.table_id = t.table_id
-             JOIN {CATALOG}.ducklake_file_column_stats s ON s.data_file_id = f.data_file_id AND s.column_id = c.column_id
-             LEFT JOIN {CATALOG}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND {}
-             WHERE t.table_name = {name} AND {} AND {} AND f.begin_snapshot <= {upto}",
-            alive("d"),
-            alive("t"),
-            alive("f"),
-        );
-        let in_files: Option<i64> = connection.query_row(&sql, [], |row| row.get(0)).context("find the oldest file")?;
-        let before =
-            in_files.map(|time| format!(" AND ts < epoch_ms({time}::BIGINT)::TIMESTAMP_MS")).unwrap_or_default();
-        let table = tier.table(measurement);
-        let sql = format!("SELECT epoch_ms(min(ts)) FROM {table} WHERE snapshot_id <= {upto}{before}");
-        let inlined: Option<i64> = connection.query_row(&sql, [], |row| row.get(0)).context("find the oldest row")?;
-        Ok(inlined.into_iter().chain(in_files).min())
-    }
-}
-
-/// What counts of a file that has lost single rows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whole {
-    /// Its newest row: of those before, some are gone.
-    Only,
-    /// Its oldest row, be that gone or not.
-    Or,
-}
-
-/// From when on a tier holds everything, by its own oldest row and those of coarser tiers.
-fn held_from(own: Option<i64>, coarser: &[(Option<i64>, Tier)]) -> i64 {
-    let start = |time: i64, tier: Tier| time - time.rem_euclid(tier.bucket_ms().unwrap_or(1));
-    let is_older = |(oldest, tier): &(Option<i64>, Tier)| match (oldest, own) {
-        (Some(oldest), Some(own)) => *oldest < start(own, *tier),
-        (oldest, None) => oldest.is_some(),
-        (None, _) => false,
-    };
-    match own {
-        _ if !coarser.iter().any(is_older) => i64::MIN,
-        Some(own) => start(own + HOUR_MS - 1, Tier::Hour),
-        None => i64::MAX,
+        let from = |tier| self.removed.get(&(measurement.clone(), tier)).copied().unwrap_or(i64::MIN);
+        let minute_from_ms = if coarsest == Tier::Hour { from(Tier::Minute) } else { i64::MIN };
+        Extent { coarsest, raw_from_ms: from(Tier::Raw).max(minute_from_ms), minute_from_ms }
     }
 }
 

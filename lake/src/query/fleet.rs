@@ -160,7 +160,7 @@ impl<'s, 'c> Question<'s, 'c> {
                 }
             });
         }
-        let extent = source.extent()?;
+        let extent = source.extent();
         let step_ms = query.step.map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX).max(1));
         let (from_ms, to_ms) = (selection.from_ms, selection.to_ms);
         let reach_ms = to_ms.unwrap_or_else(now_ms);

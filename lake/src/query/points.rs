@@ -197,7 +197,7 @@ struct Plan {
 
 impl Plan {
     fn new(source: &Source<'_>, query: &PointsQuery) -> Result<Self, QueryError> {
-        let (extent, selection) = (source.extent()?, &source.selection);
+        let (extent, selection) = (source.extent(), &source.selection);
         let (from_ms, to_ms) = (selection.from_ms, selection.to_ms);
         let reach_ms = to_ms.unwrap_or_else(now_ms);
         let step_ms = query.step.map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX).max(1));

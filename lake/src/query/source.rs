@@ -137,8 +137,8 @@ pub(super) struct Source<'c> {
 
 impl Source<'_> {
     /// What the tiers hold.
-    pub(super) fn extent(&self) -> Result<Extent, QueryError> {
-        Ok(self.facts.extent(self.connection, &self.selection.measurement)?)
+    pub(super) fn extent(&self) -> Extent {
+        self.facts.extent(&self.selection.measurement)
     }
 
     /// The quoted names of what tells series apart, joined by commas.

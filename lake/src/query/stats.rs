@@ -78,7 +78,7 @@ type Last = BTreeMap<Series, Vec<Option<(Value, i64)>>>;
 
 /// Reads the statistics; a field without a value is left out. Raw rows answer while they are there, and else summaries.
 pub(super) fn read(source: &Source<'_>, choice: TierChoice) -> Result<Found<Vec<FieldStats>>, QueryError> {
-    let (extent, selection) = (source.extent()?, &source.selection);
+    let (extent, selection) = (source.extent(), &source.selection);
     let tier = match (choice, extent.finest(selection.from_ms)) {
         (TierChoice::Only(tier), _) => tier.min(extent.coarsest),
         (TierChoice::Auto, Tier::Raw) => Tier::Raw,

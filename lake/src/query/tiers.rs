@@ -154,7 +154,6 @@ fn kept(part: TierPart, extent: &Extent, parts: &mut Vec<TierPart>) {
     let coarser = if tier == Tier::Raw { Tier::Minute } else { Tier::Hour };
     match to_ms {
         Some(to) if to <= since => kept(TierPart { tier: coarser, ..part }, extent, parts),
-        _ if since == i64::MAX => kept(TierPart { tier: coarser, ..part }, extent, parts),
         _ => {
             kept(TierPart { tier: coarser, from_ms, to_ms: Some(since) }, extent, parts);
             parts.push(TierPart { tier, from_ms: since, to_ms });

@@ -15,6 +15,7 @@ use super::{
     Retention, Tier,
     catalog::{self, DAY_MS},
     marks::{self, Mark},
+    removed,
     sketch::Grouping,
     tables,
     transaction::transaction,
@@ -152,7 +153,11 @@ impl<'c> Sweep<'c> {
             }
         }
         let rows = self.connection.execute(&format!("DELETE FROM {table} WHERE {old}"), []);
-        Ok(Some(rows.context("delete old rows")? as u64))
+        let rows = rows.context("delete old rows")? as u64;
+        if rows > 0 {
+            removed::note(self.connection, &due.measurement, due.tier, end_ms)?;
+        }
+        Ok(Some(rows))
     }
 
     /// The snapshot up to which the next tier contains a table; none where there is no next tier.

@@ -135,9 +135,17 @@ impl Fixture {
         ));
     }
 
-    /// Removes a table's rows before a time, as retention does.
-    pub fn remove_before(&self, table: &str, time_ms: i64) {
-        self.execute(&format!("DELETE FROM lake.main.{table} WHERE ts < epoch_ms({time_ms}::BIGINT)::TIMESTAMP_MS"));
+    /// Removes a tier's rows before a time, as retention does.
+    pub fn remove_before(&self, measurement: &str, tier: Tier, time_ms: i64) {
+        let (table, label) = (tier.table(measurement), tier.label());
+        self.execute(&format!(
+            "BEGIN;
+             DELETE FROM {table} WHERE ts < epoch_ms({time_ms}::BIGINT)::TIMESTAMP_MS;
+             CREATE TABLE IF NOT EXISTS lake.plimsoll.removed (measurement VARCHAR, tier VARCHAR, before TIMESTAMP_MS);
+             DELETE FROM lake.plimsoll.removed WHERE measurement = '{measurement}' AND tier = '{label}';
+             INSERT INTO lake.plimsoll.removed VALUES ('{measurement}', '{label}', epoch_ms({time_ms}::BIGINT)::TIMESTAMP_MS);
+             COMMIT"
+        ));
     }
 }
 

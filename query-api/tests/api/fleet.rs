@@ -201,6 +201,8 @@ fn roll_up_and_remove(writer: &plimsoll_lake::LakeWriter) {
          INSERT INTO lake.main.cpu_1m SELECT date_trunc('minute', ts)::TIMESTAMP_MS, host, core, {summary} FROM lake.main.cpu GROUP BY ALL;
          INSERT INTO lake.plimsoll.rollups VALUES ('cpu', '1m', {snapshot});
          DELETE FROM lake.main.cpu;
+         CREATE TABLE lake.plimsoll.removed (measurement VARCHAR, tier VARCHAR, before TIMESTAMP_MS);
+         INSERT INTO lake.plimsoll.removed VALUES ('cpu', 'raw', TIMESTAMP '2100-01-01');
          COMMIT"
     );
     connection.execute_batch(&sql).unwrap_or_else(|error| panic!("{error}\n{sql}"));
