@@ -9,7 +9,7 @@ use std::{
 
 use plimsoll_lake::{
     CommitOutcome, LakeConfig, LakeReader, LakeWriter, PendingMessage, Tail,
-    query::{FieldStats, Points, PointsQuery, ReaderLimits, Selection, Value},
+    query::{FieldStats, Points, PointsQuery, ReaderLimits, Selection, TierChoice, Value},
     schema::{AdmitError, MAX_COLUMNS, MAX_TABLES},
     writer::{CommitSet, Rejection},
 };
@@ -143,13 +143,13 @@ impl Fixture {
     }
 
     async fn stats(&self, measurement: &str) -> Vec<FieldStats> {
-        let answer = self.reader.stats(&self.tail, selection(measurement, "h"), None).await;
+        let answer = self.reader.stats(&self.tail, selection(measurement, "h"), None, TierChoice::Auto).await;
         answer.unwrap_or_else(|error| panic!("{measurement}: {error:?}")).rows
     }
 
     /// The points of the one field, from the lake and the tail.
     async fn points(&self, measurement: &str, host: &str) -> Vec<(i64, Value)> {
-        let query = PointsQuery { fields: None, step: None, limit: NonZeroUsize::new(1000).expect("not 0") };
+        let query = PointsQuery::new(NonZeroUsize::new(1000).expect("not 0"));
         let answer = self.reader.points(&self.tail, selection(measurement, host), query).await;
         let series = answer.unwrap_or_else(|error| panic!("{measurement}: {error:?}")).rows;
         let points = series.into_iter().flat_map(|series| match series.points {
@@ -162,7 +162,7 @@ impl Fixture {
 
 fn selection(measurement: &str, host: &str) -> Selection {
     Selection {
-        host: HostId::parse(host).expect("host"),
+        hosts: HostId::parse(host).expect("host").into(),
         measurement: name(measurement),
         from_ms: 0,
         to_ms: None,
@@ -240,7 +240,7 @@ async fn every_keyword_is_a_column_beside_the_others() {
         for word in &words[words.len() / 2..] {
             let found = stats.iter().filter(|stats| *stats.field == **word);
             let values: Vec<_> = found.map(|stats| (stats.count, stats.last.clone())).collect();
-            assert_eq!(values, vec![(1, Value::Text(format!("={word}"))); 2], "{word}");
+            assert_eq!(values, vec![(1, Some(Value::Text(format!("={word}")))); 2], "{word}");
         }
         let tagged = series.iter().find(|series| series.len() > 1).expect("the one with tags");
         for word in &words[..words.len() / 2] {
@@ -309,7 +309,7 @@ async fn the_longest_names_stay_apart() {
     fixture.forget().await;
     let stats = fixture.stats(&long('m')).await;
     let last: Vec<_> = stats.iter().map(|stats| (stats.field.to_string(), stats.last.clone())).collect();
-    assert_eq!(last, [(long('f'), Value::Integer(1)), (long('g'), Value::Integer(7))]);
+    assert_eq!(last, [(long('f'), Some(Value::Integer(1))), (long('g'), Some(Value::Integer(7)))]);
     assert_eq!(fixture.points(&long('n'), "h").await, [(NOW_MS + 2000, Value::Integer(2))]);
     assert!(Name::parse(&"a".repeat(64)).is_err());
 }

@@ -45,7 +45,7 @@ pub enum ImportError {
         /// The file.
         file: PathBuf,
         /// The row.
-        row: BadRow,
+        row: Box<BadRow>,
     },
     /// The lake has no place for a measurement or its columns.
     #[error("measurement `{measurement}` can't be stored")]

@@ -158,7 +158,7 @@ impl Importer {
             return Err(problem(text));
         }
         if let (Some(bad), false) = (bad_lines.first(), source.skip_bad) {
-            return Err(ImportError::BadRow { file: source.path, row: bad.clone() });
+            return Err(ImportError::BadRow { file: source.path, row: Box::new(bad.clone()) });
         }
         let bad_line_count = bad_lines.len() as u64;
         Ok(TableFile { source, layout, rows, next: 0, bad_lines, bad_line_count })
@@ -184,7 +184,7 @@ impl Importer {
         let checks = file.layout.checks(&self.options);
         let bad = self.bad_rows(&relation, &checks).map_err(read_error)?;
         if let (Some(row), false) = (bad.first(), file.source.skip_bad) {
-            return Err(ImportError::BadRow { file: file.source.path.clone(), row: row.clone() });
+            return Err(ImportError::BadRow { file: file.source.path.clone(), row: Box::new(row.clone()) });
         }
         let good =
             if bad.is_empty() { String::new() } else { format!(" WHERE {} IS NULL", Check::first_failed(&checks)) };
