@@ -82,7 +82,25 @@ fn the_status_is_a_table_for_people() {
     let data_dir = dir.path().to_str().expect("is text");
     let (code, text, errors) = plimsoll(&["--data-dir", data_dir, "--hosts"]);
     assert_eq!((code, errors.as_str()), (Some(0), ""));
-    insta::assert_snapshot!(settled(&text), @"");
+    insta::assert_snapshot!(settled(&text), @r"
+    catalog sqlite, DuckLake 1.0, … …
+    snapshots 3, the oldest of …
+    unused 0 files to be deleted
+    positions 7:3
+
+    table tier rows points size bytes/point oldest newest files small
+    cpu raw 4000 4000 … … … 2026-09-21T13:23:21Z 2026-09-21T14:13:20Z 1 1
+    load raw 60 60 … … … 2026-09-21T14:12:21Z 2026-09-21T14:13:20Z 1 1
+    total 4060 4060 … … … 2 2
+
+    Small are files below 1.0 MiB; maintenance merges them.
+
+    host rows size, roughly
+    web-1 3060 … …
+    web-2 1000 … …
+
+    A host's size is its part of each table's by rows: files hold the rows of many hosts.
+    ");
     let header = text.lines().find(|line| line.starts_with("table")).expect("has a header");
     let cpu = text.lines().find(|line| line.starts_with("cpu")).expect("has the table");
     assert_eq!(header.find("oldest"), cpu.find("2026-"), "columns are aligned:\n{text}");

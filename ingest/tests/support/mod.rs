@@ -31,6 +31,7 @@ impl IngestProcess {
             .env("PLIMSOLL_INGEST__HTTP", "127.0.0.1:0")
             .env("PLIMSOLL_INGEST__COMMIT_INTERVAL", "200ms")
             .env("PLIMSOLL_INGEST__COMMIT_ROWS", "2000")
+            .env("PLIMSOLL_INGEST__MAINTENANCE__INTERVAL", "1s")
             // Rows of its own would be counted among those that a test sends.
             .env("PLIMSOLL_INGEST__PUBLISH_METRICS", "false")
             .env("PLIMSOLL_LOG", std::env::var("PLIMSOLL_LOG").unwrap_or_else(|_| "error".to_owned()))
