@@ -10,7 +10,7 @@ use plimsoll_testkit::{LakePlace, Servers};
 
 use crate::{
     fleet::Fleet,
-    publisher::HOSTS,
+    publisher::{HOSTS, Publisher},
     support::{name, publish_all},
 };
 
@@ -44,19 +44,20 @@ async fn cost(servers: &Servers, members: usize) -> f64 {
     let client = server.client().await;
     let fleet = Fleet::new(&server.config(), client.clone(), LakePlace::fleet(servers));
     let mut fleet = fleet.with("PLIMSOLL_INGEST__COMMIT_INTERVAL", "5s");
+    let publisher = Publisher::start(client.clone());
     fleet.grow(members);
-    publish_all(&client, (0..HOSTS).map(|host| batch(host, 0))).await;
     fleet.settled(Instant::now()).await;
-    let rows = (HOSTS * ROWS_A_BATCH) as i64;
-    fleet.holds_in("lake.cost", rows).await;
+    let sent = publisher.finish().await * HOSTS as i64;
+    fleet.holds(sent).await;
     let taken = |fleet: &Fleet| fleet.members.iter().map(|member| member.process().cpu()).sum::<Duration>();
     let before = taken(&fleet);
     // By parts, as the client lets only so many wait for their acknowledgement.
-    for number in 1..BATCHES_A_HOST {
+    for number in 0..BATCHES_A_HOST {
         publish_all(&client, (0..HOSTS).map(|host| batch(host, number))).await;
     }
-    fleet.holds_in("lake.cost", rows * BATCHES_A_HOST as i64).await;
-    let points = rows as f64 * (BATCHES_A_HOST - 1) as f64 * FIELDS as f64;
+    let rows = (HOSTS * ROWS_A_BATCH * BATCHES_A_HOST) as i64;
+    fleet.holds_in("lake.cost", rows).await;
+    let points = rows as f64 * FIELDS as f64;
     let cost = (taken(&fleet) - before).as_nanos() as f64 / points;
     println!("{members} members: {cost:.0} ns of processor time a point, {:.1} million points", points / 1e6);
     cost
