@@ -15,10 +15,13 @@ use plimsoll_lake::{
 };
 use plimsoll_nats::{Name, NameError, now_ms};
 use plimsoll_query_api::times::{EXPECTED_TIME, parse_time};
-use plimsoll_service::{config::ConfigError, launch::CommonArgs};
+use plimsoll_service::launch::CommonArgs;
 use tokio_util::sync::CancellationToken;
 
-use crate::{lake_config::LakeArgs, stop::Stop};
+use crate::{
+    place::{self, PlaceArgs, UsageError},
+    stop::Stop,
+};
 
 /// Flags of `plimsoll export`.
 #[derive(Debug, clap::Args)]
@@ -55,7 +58,7 @@ pub struct ExportArgs {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
-    lake: LakeArgs,
+    place: PlaceArgs,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -118,7 +121,7 @@ enum Output {
 pub enum PlanError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] UsageError),
     /// A flag's value is no name.
     #[error("{flag}: expected a name")]
     Name {
@@ -177,7 +180,7 @@ impl From<ExportError> for RunError {
 
 /// Reads flags and configuration. Fails on anything wrong, before the lake is opened.
 pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
-    let lake = args.lake.config(args.common.config.as_deref())?;
+    let lake = place::configure(&args.place, args.common.config.as_deref(), None)?.lake;
     let name = |flag: &'static str, text: &str| Name::parse(text).map_err(|source| PlanError::Name { flag, source });
     let measurement = args.measurement.as_deref().map(|text| name("--measurement", text)).transpose()?;
     let fields: Option<Vec<Name>> = match &args.fields {

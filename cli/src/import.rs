@@ -19,14 +19,17 @@ use plimsoll_lake::{
     import::{self, ImportError, ImportOptions, Importer, Stored, TableFormat, TableSource},
 };
 use plimsoll_nats::{HostId, Name, NameError, now_ms, spelling};
-use plimsoll_service::{config::ConfigError, launch::CommonArgs};
+use plimsoll_service::launch::CommonArgs;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     influx::{LineSource, Names},
     progress::Progress,
 };
-use crate::{lake_config::LakeArgs, stop::Stop};
+use crate::{
+    place::{self, PlaceArgs, UsageError},
+    stop::Stop,
+};
 
 /// Flags of `plimsoll import`.
 #[derive(Debug, clap::Args)]
@@ -78,7 +81,7 @@ pub struct ImportArgs {
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "ROWS")]
     chunk_rows: u64,
     #[command(flatten)]
-    lake: LakeArgs,
+    place: PlaceArgs,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -154,7 +157,7 @@ enum Input {
 pub enum PlanError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] UsageError),
     /// A flag's value is no name.
     #[error("{flag}: expected a name")]
     Name {
@@ -226,7 +229,7 @@ fn parse_rename(text: &str) -> Result<(String, Name), String> {
 
 /// Reads flags and configuration. Fails on anything wrong, before the lake is opened.
 pub fn configure(args: &ImportArgs) -> Result<ImportPlan, PlanError> {
-    let lake = args.lake.config(args.common.config.as_deref())?;
+    let lake = place::configure(&args.place, args.common.config.as_deref(), None)?.lake;
     let host = args.host.as_deref().map(HostId::parse).transpose();
     let host = host.map_err(|source| PlanError::Name { flag: "--host", source })?;
     let measurement = args.measurement.as_deref().map(Name::parse).transpose();

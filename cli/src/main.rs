@@ -8,7 +8,6 @@ mod drain;
 mod export;
 mod import;
 mod lake;
-mod lake_config;
 mod place;
 mod probe;
 mod replay;
