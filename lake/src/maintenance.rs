@@ -76,7 +76,7 @@ impl LakeWriter {
     /// until then holds.
     pub fn maintain(&self, keep: Keep, cancelled: &AtomicBool) -> Result<MaintenanceReport, LakeError> {
         let started = Instant::now();
-        let run = Run { steps: Steps::new(self.lake().connection(), cancelled), report: MaintenanceReport::default() };
+        let run = Run { steps: Steps::new(self.lake(), cancelled), report: MaintenanceReport::default() };
         let mut report = run.run(keep)?;
         report.cancelled = cancelled.load(Ordering::Relaxed);
         report.duration = started.elapsed();
@@ -170,7 +170,7 @@ impl Run<'_> {
             )
         };
         loop {
-            let merged = self.steps.take(|connection, attempt| {
+            let merged = self.steps.write(|connection, attempt| {
                 let at_once = if attempt.is_contended() { 1 } else { merge.at_once() };
                 let counts = |row: &Row<'_>| Ok((at_once, row.get::<_, u64>(0)?, row.get::<_, u64>(1)?));
                 connection.query_row(&sql(at_once), [], counts).context("merge files")

@@ -32,7 +32,17 @@ impl Store {
 
     /// Lets the connection's DuckDB read, write and delete.
     pub fn give(&self, connection: &Connection) -> Result<(), LakeError> {
-        connection.execute_batch(self.give.expose_secret()).context("set the credentials of the S3 store")
+        // A watchdog may interrupt this too, and without the key nothing would ever be read or written again.
+        const ATTEMPTS: u32 = 1000;
+        let give =
+            || connection.execute_batch(self.give.expose_secret()).context("set the credentials of the S3 store");
+        let mut attempt = 1;
+        loop {
+            match give() {
+                Err(LakeError::Interrupted) if attempt < ATTEMPTS => attempt += 1,
+                given => return given,
+            }
+        }
     }
 
     /// Keeps the connection's DuckDB from the store until it is given again.

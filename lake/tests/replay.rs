@@ -252,8 +252,9 @@ fn messages_that_do_not_fit_are_told_and_nothing_of_their_set_is_written() {
     lake.begin();
     let mut bad = set(1..=10, true);
     bad.messages[3].batch.fields.insert(name("n"), Column::Text(vec![Some("x".to_owned()), None]));
-    // Stands for a name that DuckLake will refuse some day.
-    bad.messages[5].batch.fields.insert(name("row_id"), Column::Integer(vec![Some(1), None]));
+    // A view stands for what DuckLake will refuse some day.
+    lake.writer.lake().connection().execute_batch("CREATE VIEW lake.main.taken AS SELECT 1 AS one").expect("made");
+    bad.messages[5].batch.measurement = name("taken");
     let told = |set: &ReplaySet| match lake.replay.store(&request(), set).expect("answers") {
         ReplayOutcome::Rejected(rejections) => rejections,
         stored => panic!("not rejected: {stored:?}"),

@@ -67,7 +67,7 @@ impl Importer {
         for staged in staged {
             total.add(&self.insert(staged, &present, true)?);
         }
-        connection.execute_batch("COMMIT").context("commit an import")?;
+        self.lake.commit()?;
         Ok(total)
     }
 

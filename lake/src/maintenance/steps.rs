@@ -13,7 +13,7 @@ use std::{
 use duckdb::{Connection, InterruptHandle};
 use jiff::Timestamp;
 
-use crate::{LakeError, connection::pause, error::Context, sql::literal};
+use crate::{Lake, LakeError, connection::pause, error::Context, sql::literal};
 
 /// Tries of one step that other writers' commits get in the way of.
 const ATTEMPTS: u32 = 8;
@@ -39,6 +39,7 @@ impl Attempt {
 /// Takes steps.
 pub(super) struct Steps<'a> {
     pub(super) connection: &'a Connection,
+    lake: &'a Lake,
     cancelled: &'a AtomicBool,
     postponed: u64,
     /// How long the last step took.
@@ -46,8 +47,8 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    pub(super) fn new(connection: &'a Connection, cancelled: &'a AtomicBool) -> Self {
-        Self { connection, cancelled, postponed: 0, last: Duration::ZERO }
+    pub(super) fn new(lake: &'a Lake, cancelled: &'a AtomicBool) -> Self {
+        Self { connection: lake.connection(), lake, cancelled, postponed: 0, last: Duration::ZERO }
     }
 
     /// Steps that were given up.
@@ -60,17 +61,34 @@ impl<'a> Steps<'a> {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Takes a step, again when another writer was faster; see [`Steps::rest`]. None when it was given up or the run is told to end.
+    /// Takes a step that writes no files, again when another writer was faster; see [`Steps::rest`]. None when it was given up or the run
+    /// is told to end.
     pub(super) fn take<T>(
         &mut self,
         work: impl Fn(&Connection, Attempt) -> Result<T, LakeError>,
+    ) -> Result<Option<T>, LakeError> {
+        self.step(work, |lake| lake.connection().execute_batch("COMMIT").context("commit a step"))
+    }
+
+    /// Takes a step that writes files, as [`Steps::take`] does.
+    pub(super) fn write<T>(
+        &mut self,
+        work: impl Fn(&Connection, Attempt) -> Result<T, LakeError>,
+    ) -> Result<Option<T>, LakeError> {
+        self.step(work, Lake::commit)
+    }
+
+    fn step<T>(
+        &mut self,
+        work: impl Fn(&Connection, Attempt) -> Result<T, LakeError>,
+        commit: impl Fn(&Lake) -> Result<(), LakeError>,
     ) -> Result<Option<T>, LakeError> {
         for attempt in 1..=ATTEMPTS {
             if self.is_cancelled() {
                 return Ok(None);
             }
             let started = Instant::now();
-            let done = self.watched(|connection| transaction(connection, || work(connection, Attempt(attempt))));
+            let done = self.watched(|lake| transaction(lake, || work(lake.connection(), Attempt(attempt)), &commit));
             if done.is_err() {
                 // Fails when no transaction was left open, which is as good.
                 let _ = self.connection.execute_batch("ROLLBACK");
@@ -104,13 +122,13 @@ impl<'a> Steps<'a> {
     }
 
     /// Works, interrupted when that takes too long or the run is told to end.
-    fn watched<T>(&self, work: impl Fn(&Connection) -> Result<T, LakeError>) -> Result<T, LakeError> {
+    fn watched<T>(&self, work: impl Fn(&Lake) -> Result<T, LakeError>) -> Result<T, LakeError> {
         let (done, ended) = mpsc::channel::<()>();
         let interrupt = self.connection.interrupt_handle();
         let cancelled = self.cancelled;
         std::thread::scope(|scope| {
             scope.spawn(move || watch(&ended, &interrupt, cancelled));
-            let outcome = work(self.connection);
+            let outcome = work(self.lake);
             drop(done);
             outcome
         })
@@ -119,10 +137,14 @@ impl<'a> Steps<'a> {
 
 /// Works in a transaction of its own. DuckLake's functions decide what to do when a statement is prepared and do it when it is
 /// executed: with a transaction each, another one's merge in between would leave all merged rows twice.
-fn transaction<T>(connection: &Connection, work: impl FnOnce() -> Result<T, LakeError>) -> Result<T, LakeError> {
-    connection.execute_batch("BEGIN").context("begin a step")?;
+fn transaction<T>(
+    lake: &Lake,
+    work: impl FnOnce() -> Result<T, LakeError>,
+    commit: impl Fn(&Lake) -> Result<(), LakeError>,
+) -> Result<T, LakeError> {
+    lake.connection().execute_batch("BEGIN").context("begin a step")?;
     let done = work()?;
-    connection.execute_batch("COMMIT").context("commit a step")?;
+    commit(lake)?;
     Ok(done)
 }
 
