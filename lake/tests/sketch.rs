@@ -154,3 +154,13 @@ fn times_before_1970_fall_into_their_bucket() {
     let bucket: i64 = connection.query_row(&sql, [], |row| row.get(0)).expect("one row");
     assert_eq!(bucket, -HOUR_MS);
 }
+
+#[test]
+fn the_largest_doubles_are_told_apart() {
+    let values: Vec<Parted> =
+        [f64::MIN, f64::MIN, -1.280_991_272_310_302_5e308, 9e307, 1.7e308, f64::MAX].map(|v| (0, v)).to_vec();
+    let connection = connection(&values, "DOUBLE");
+    for relation in relations(FieldType::Float) {
+        check(&values, &relation, &connection).expect("within 1 %");
+    }
+}

@@ -38,8 +38,10 @@ pub fn key_sql(number: &str) -> String {
 /// The number that a sketch's key stands for, as SQL.
 #[must_use]
 pub fn number_sql(key: &str) -> String {
+    // From the lower end of the interval: the upper one of the largest doubles' is beyond them.
     format!(
-        "sign({key}) * CASE {key} WHEN 0 THEN 0 ELSE 2 * {SKETCH_GAMMA} ** (abs({key}) - {SKETCH_OFFSET}) / ({SKETCH_GAMMA} + 1) END"
+        "sign({key}) * CASE {key} WHEN 0 THEN 0 \
+         ELSE {SKETCH_GAMMA} ** (abs({key}) - {SKETCH_OFFSET} - 1) * (2 * {SKETCH_GAMMA} / ({SKETCH_GAMMA} + 1)) END"
     )
 }
 
