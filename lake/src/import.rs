@@ -29,6 +29,9 @@ use crate::{
     schema::{LakeSchema, Role, TableSchema},
 };
 
+/// Tries of a transaction that other writers get in the way of.
+const ATTEMPTS: u32 = 30;
+
 /// How to import.
 #[derive(Debug, Clone, Copy)]
 pub struct ImportOptions {
@@ -173,7 +176,7 @@ impl Importer {
         if self.options.dry_run {
             return Ok(());
         }
-        self.retrying(|| {
+        let prepared = self.lake.retried(ATTEMPTS, || {
             let connection = &self.lake.connection;
             let sql = "SELECT count(*) FROM duckdb_tables()
                        WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'imports'";
@@ -190,24 +193,8 @@ impl Importer {
                  COMMIT"
             );
             connection.execute_batch(&create).context("create the count of imports")
-        })
-    }
-
-    /// Tries a transaction again as long as other writers are faster, and ends it when it fails.
-    fn retrying<T, E: From<LakeError> + AsLakeError>(&self, work: impl Fn() -> Result<T, E>) -> Result<T, E> {
-        const ATTEMPTS: u32 = 30;
-        let mut attempt = 1;
-        loop {
-            let result = work();
-            let Err(error) = &result else { return result };
-            // Fails when the transaction has ended already, which is as good.
-            let _ = self.lake.connection.execute_batch("ROLLBACK");
-            if attempt >= ATTEMPTS || !error.as_lake_error().is_some_and(LakeError::is_conflict) {
-                return result;
-            }
-            crate::connection::pause(attempt);
-            attempt += 1;
-        }
+        });
+        prepared.map(|((), _)| ())
     }
 }
 
@@ -223,15 +210,4 @@ fn of_batches(schema: &LakeSchema, measurement: &Name, batches: &[&Batch]) -> Ta
         .filter(|(name, column)| has(name, column.role))
         .map(|(name, column)| (name.clone(), column))
         .collect()
-}
-
-/// An error that may be the lake's.
-trait AsLakeError {
-    fn as_lake_error(&self) -> Option<&LakeError>;
-}
-
-impl AsLakeError for LakeError {
-    fn as_lake_error(&self) -> Option<&LakeError> {
-        Some(self)
-    }
 }

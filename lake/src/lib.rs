@@ -22,6 +22,7 @@ pub mod positions;
 pub mod query;
 mod redact;
 pub mod replay;
+mod retry;
 pub mod rollup;
 pub mod rows;
 pub mod schema;

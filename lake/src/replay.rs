@@ -24,7 +24,7 @@ use plimsoll_nats::{Batch, Incarnation, Name, PartitionId, Position, Sequence};
 
 use crate::{
     Lake, LakeConfig, LakeError, LakeWriter, PendingMessage, Positions, arrow,
-    connection::{LAKE, pause, table},
+    connection::{LAKE, table},
     error::Context,
     schema::{AdmitError, LakeSchema, TableSchema, check_times},
     sql::ident,
@@ -56,6 +56,9 @@ pub struct Begun {
     /// Whether nobody ingests into the lake, so that the replay moves its positions.
     pub rebuilds: bool,
 }
+
+/// Tries of a transaction that other writers get in the way of.
+const ATTEMPTS: u32 = 12;
 
 /// Messages to be stored, and how far the replay has come with them.
 #[derive(Debug, Default)]
@@ -107,7 +110,7 @@ impl ReplayWriter {
     /// Fails with [`LakeError::NotIngested`] when a part of the hosts or measurements is to be replayed into a lake that ingest may
     /// be about to fill for the first time.
     pub fn begin(&self, request: &ReplayRequest) -> Result<Begun, LakeError> {
-        self.retried(|| self.begin_once(request)).map(|(begun, _)| begun)
+        self.lake().retried(ATTEMPTS, || self.begin_once(request)).map(|(begun, _)| begun)
     }
 
     /// Writes what the lake lacks of a set, in one transaction.
@@ -115,7 +118,7 @@ impl ReplayWriter {
     /// On a conflict the transaction is tried again from a fresh read, with jitter. Fails when that goes on too long or the lake
     /// can't be reached; nothing is then written, and the same set can be stored later.
     pub fn store(&self, request: &ReplayRequest, set: &ReplaySet) -> Result<ReplayOutcome, LakeError> {
-        let (outcome, conflicts) = self.retried(|| self.store_once(request, set))?;
+        let (outcome, conflicts) = self.lake().retried(ATTEMPTS, || self.store_once(request, set))?;
         Ok(match outcome {
             ReplayOutcome::Stored(report) => ReplayOutcome::Stored(ReplayReport { conflicts, ..report }),
             rejected => rejected,
@@ -124,30 +127,6 @@ impl ReplayWriter {
 
     fn lake(&self) -> &Lake {
         self.writer.lake()
-    }
-
-    /// Runs a transaction until it meets no other writer; also returns how many it met.
-    fn retried<T>(&self, once: impl Fn() -> Result<T, LakeError>) -> Result<(T, u32), LakeError> {
-        const ATTEMPTS: u32 = 12;
-        let mut conflicts = 0;
-        loop {
-            match once() {
-                Ok(done) => return Ok((done, conflicts)),
-                Err(error) => {
-                    self.roll_back();
-                    if !error.is_conflict() || conflicts + 1 >= ATTEMPTS {
-                        return Err(error);
-                    }
-                    conflicts += 1;
-                    pause(conflicts);
-                }
-            }
-        }
-    }
-
-    fn roll_back(&self) {
-        // Fails when the transaction has ended already, which is as good.
-        let _ = self.lake().connection.execute_batch("ROLLBACK");
     }
 
     fn begin_once(&self, request: &ReplayRequest) -> Result<Begun, LakeError> {

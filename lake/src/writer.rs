@@ -10,7 +10,7 @@ use plimsoll_nats::{Batch, Incarnation, PartitionId, Position, Sequence};
 
 use crate::{
     Access, Lake, LakeConfig, LakeError, Positions, RowSet,
-    connection::{pause, table},
+    connection::table,
     error::Context,
     positions,
     rows::{self, GatheredMessage, RowSource},
@@ -144,26 +144,13 @@ impl LakeWriter {
     pub fn commit_rows(&self, set: &RowSet) -> Result<CommitOutcome, LakeError> {
         const ATTEMPTS: u32 = 10;
         let started = Instant::now();
-        let mut conflicts = 0;
-        loop {
-            match self.commit_once(set) {
-                Ok(CommitOutcome::Committed(mut report)) => {
-                    report.conflicts = conflicts;
-                    report.duration = started.elapsed();
-                    return Ok(CommitOutcome::Committed(report));
-                }
-                Ok(undone) => return Ok(undone),
-                Err(error) => {
-                    // Fails when the transaction has ended already, which is as good.
-                    let _ = self.lake.connection.execute_batch("ROLLBACK");
-                    if !error.is_conflict() || conflicts + 1 >= ATTEMPTS {
-                        return Err(error);
-                    }
-                    conflicts += 1;
-                    pause(conflicts);
-                }
+        let (outcome, conflicts) = self.lake.retried(ATTEMPTS, || self.commit_once(set))?;
+        Ok(match outcome {
+            CommitOutcome::Committed(report) => {
+                CommitOutcome::Committed(CommitReport { conflicts, duration: started.elapsed(), ..report })
             }
-        }
+            undone => undone,
+        })
     }
 
     fn commit_once(&self, set: &RowSet) -> Result<CommitOutcome, LakeError> {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use plimsoll_nats::Name;
 
-use super::{AsLakeError, BadRow};
-use crate::{LakeError, schema::AdmitError};
+use super::BadRow;
+use crate::{LakeError, retry::AsLakeError, schema::AdmitError};
 
 /// Why rows of a file are not in the lake.
 #[derive(Debug, thiserror::Error)]

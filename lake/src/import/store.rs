@@ -2,7 +2,7 @@
 
 use plimsoll_nats::Name;
 
-use super::{ImportError, Importer, Stored};
+use super::{ATTEMPTS, ImportError, Importer, Stored};
 use crate::{
     LakeError,
     connection::{LAKE, table},
@@ -35,7 +35,7 @@ impl Importer {
             self.planned = Some(planned);
             result?;
         } else {
-            let stored = self.retrying(|| self.store_once(staged))?;
+            let (stored, _) = self.lake.retried(ATTEMPTS, || self.store_once(staged))?;
             total.add(&stored);
         }
         Ok(total)

@@ -7,11 +7,11 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroU64,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use duckdb::Connection;
-use plimsoll_nats::Name;
+use plimsoll_nats::{Name, clock::now_ms};
 
 use super::{
     Tier, catalog,
@@ -288,9 +288,4 @@ impl<'c> Round<'c> {
 /// Whether other measurements can be rolled up all the same.
 fn concerns_one(error: &LakeError) -> bool {
     matches!(error, LakeError::RollupChanged { .. }) || error.is_out_of_memory() || error.refusal().is_some()
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

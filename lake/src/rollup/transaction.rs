@@ -1,6 +1,6 @@
 //! Transactions that are tried again while other writers are faster.
 
-use crate::{Lake, LakeError, connection::pause, error::Context};
+use crate::{Lake, LakeError, error::Context};
 
 /// Most tries of a transaction.
 const ATTEMPTS: u32 = 10;
@@ -9,21 +9,7 @@ const ATTEMPTS: u32 = 10;
 ///
 /// Fails when that goes on too long, and on every other error; nothing is then written.
 pub(super) fn transaction<T>(lake: &Lake, work: impl Fn() -> Result<T, LakeError>) -> Result<(T, u32), LakeError> {
-    let mut conflicts = 0;
-    loop {
-        match once(lake, &work) {
-            Ok(done) => return Ok((done, conflicts)),
-            Err(error) => {
-                // Fails when the transaction has ended already, which is as good.
-                let _ = lake.connection.execute_batch("ROLLBACK");
-                if !error.is_conflict() || conflicts + 1 >= ATTEMPTS {
-                    return Err(error);
-                }
-                conflicts += 1;
-                pause(conflicts);
-            }
-        }
-    }
+    lake.retried(ATTEMPTS, || once(lake, &work))
 }
 
 fn once<T>(lake: &Lake, work: impl Fn() -> Result<T, LakeError>) -> Result<T, LakeError> {
