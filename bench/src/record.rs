@@ -12,7 +12,7 @@ use plimsoll_nats::{
         SubscribeError,
         jetstream::consumer::{DeliverPolicy, pull::OrderedConfig},
     },
-    now_ms,
+    clock::{now_ms, unix_ms},
     streams::{self, DeclareError},
     subject::{METRICS_WILDCARD, MetricSubject},
 };
@@ -128,7 +128,7 @@ pub async fn stored(
         left = info.pending;
         // What stands under another subject is nothing that an agent has published.
         let Ok(subject) = MetricSubject::parse(&message.subject) else { continue };
-        let time_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let time_ms = unix_ms(info.published.unix_timestamp_nanos());
         let headers = Record::headers_of(message.headers.as_ref());
         let payload = message.payload.clone();
         writer.write(&Record { time_ms, subject: subject.public(), headers, payload })?;

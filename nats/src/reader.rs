@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Client, Incarnation, NatsConfig, PartitionId, Sequence,
+    clock::unix_ms,
     dead::chain,
     streams::{self, DeclareError},
     subject,
@@ -364,7 +365,7 @@ impl<S: StartSource> PartitionReader<S> {
             let pin = pin_of(&message);
             let info = message.info().map_err(SessionError::Delivery)?;
             let (sequence, pending) = (Sequence(info.stream_sequence), info.pending);
-            let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+            let stored_ms = unix_ms(info.published.unix_timestamp_nanos());
             delivered += 1;
             if info.consumer_sequence != delivered || (delivered > 1 && pin != self.pin.as_deref()) {
                 // Messages went elsewhere: to another client, or to a connection that was cut.

@@ -21,6 +21,7 @@ use futures_util::StreamExt;
 use plimsoll_lake::{LakeError, LakeReader, Tail, schema::check_times};
 use plimsoll_nats::{
     Batch, Client, HostId, Incarnation, PartitionId, Sequence,
+    clock::unix_ms,
     dead::chain,
     streams::{self, DeclareError},
     subject::{self, MetricSubject},
@@ -189,7 +190,7 @@ impl Feed {
                 return Err(SessionError::Gap);
             }
             last = Sequence(info.stream_sequence);
-            let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+            let stored_ms = unix_ms(info.published.unix_timestamp_nanos());
             self.take(&message, last, stored_ms);
             self.progress = Some((incarnation, last));
         }

@@ -14,6 +14,7 @@ use plimsoll_nats::{
         },
     },
     batch::DecodeError,
+    clock::unix_ms,
     dead::chain,
     streams::{self, DeclareError},
     subject::{MetricSubject, SubjectError},
@@ -108,10 +109,6 @@ impl Stretch {
         }
         Ok(stretch)
     }
-}
-
-fn unix_ms(nanos: i128) -> i64 {
-    i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX)
 }
 
 fn by_time(unix_ms: i64) -> DeliverPolicy {
