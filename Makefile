@@ -89,7 +89,7 @@ chaos: test-tools ## Do a fleet harm for some minutes and count its rows; CHAOS_
 
 .PHONY: bench
 bench: tools ## Measure Plimsoll beside VictoriaMetrics and Prometheus, into docs/benchmarks.md; sizes by BENCH_HOSTS and others
-	@$(CARGO) build --release --locked -p plimsoll-bench -p plimsoll-ingest
+	@$(CARGO) build --release --locked -p plimsoll-bench -p plimsoll-ingest -p plimsoll-query-api
 	'$(TARGET_DIR)/release/plimsoll-bench' compare --hosts '$(BENCH_HOSTS)' --minutes '$(BENCH_MINUTES)' --week-days '$(BENCH_DAYS)' \
 		--fleet-hosts '$(BENCH_FLEET_HOSTS)' --fleet-interval '$(BENCH_FLEET_INTERVAL)' --folder '$(TARGET_DIR)/bench' \
 		--write docs/benchmarks.md $(BENCH_ARGS)

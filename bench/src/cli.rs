@@ -8,6 +8,7 @@ use plimsoll_nats::NatsConfig;
 
 use crate::{
     FleetConfig, FleetError,
+    compare::Settling,
     fleet::{MEASUREMENTS, measurement},
     publish::Rate,
 };
@@ -36,12 +37,9 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Measure Plimsoll, VictoriaMetrics and Prometheus on the same points
     Compare(CompareArgs),
-    /// Merge a lake's files, in a process of its own
+    /// Bring a lake into the form in which it is kept, in a process of its own
     #[command(hide = true)]
-    Settle(LakeArgs),
-    /// Query a lake, in a process of its own
-    #[command(hide = true)]
-    Ask(AskArgs),
+    Settle(SettleArgs),
 }
 
 /// What a fleet looks like.
@@ -231,19 +229,11 @@ fn divisor_of_60(text: &str) -> Result<u64, String> {
 
 /// See [`Command::Settle`].
 #[derive(Debug, Args)]
-pub struct LakeArgs {
+pub struct SettleArgs {
     /// Folder of the lake
     #[arg(long, value_name = "FOLDER")]
     pub lake: PathBuf,
-}
-
-/// See [`Command::Ask`].
-#[derive(Debug, Args)]
-pub struct AskArgs {
-    /// The lake.
-    #[command(flatten)]
-    pub lake: LakeArgs,
-    /// The query
+    /// What to do
     #[arg(long)]
-    pub sql: String,
+    pub step: Settling,
 }

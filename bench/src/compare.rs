@@ -8,8 +8,10 @@ mod peers;
 mod plimsoll;
 mod process;
 mod queries;
+mod query_api;
 mod report;
 mod store;
+mod times;
 
 use std::{
     fs, io,
@@ -23,15 +25,15 @@ use plimsoll_nats::server::ServerError;
 use self::{
     dataset::{Dataset, Encoded, Layout},
     peers::Peer,
-    plimsoll::{Times, median},
     process::Usage,
     queries::{Answer, Query, queries},
     report::{Asked, Report, Row},
     store::{Kind, Store},
+    times::{REPEATS, Times, median},
 };
 use crate::{FleetConfig, FleetError, publish::PublishingError, recording::RecordingError};
 
-pub use self::plimsoll_commands::{ask, settle};
+pub use self::plimsoll::Settling;
 
 /// The start of the id of the host whose week is asked for.
 const WEEK_PREFIX: &str = "week-";
@@ -302,7 +304,8 @@ impl Comparison<'_> {
             let recording = folder.0.join("messages");
             let encoded = dataset.encode(Layout::Messages, &recording)?;
             let ingested = plimsoll::ingest(&recording, encoded.messages, encoded.points, &folder.0).await?;
-            let (settled, bytes) = plimsoll::settle(&folder.0).await?;
+            let settled = plimsoll::settle(&folder.0, Settling::Merge).await?;
+            let summaries = plimsoll::settle(&folder.0, Settling::RollUp).await?;
             self.report.encoded = encoded;
             self.report.rows.push(Row {
                 name: if samples == 1 {
@@ -317,8 +320,8 @@ impl Comparison<'_> {
                 wall: ingested.wall,
                 peak_bytes: ingested.usage.peak_bytes,
                 settling_peak_bytes: settled.peak_bytes,
-                stored_bytes: bytes,
-                broker: Some(ingested),
+                stored_bytes: settled.stored_bytes,
+                beside: Some((ingested, summaries)),
             });
         }
         let dataset = self.config.mixed(GATHERED, self.end_ms);
@@ -347,7 +350,7 @@ impl Comparison<'_> {
                 peak_bytes: after.peak_bytes,
                 settling_peak_bytes: settled.peak_bytes,
                 stored_bytes,
-                broker: None,
+                beside: None,
             });
         }
         Ok(())
@@ -368,11 +371,12 @@ impl Comparison<'_> {
         for dataset in &histories {
             plimsoll::fill(dataset, &folder.0).await?;
         }
-        let (_, bytes) = plimsoll::settle(&folder.0).await?;
+        let merged = plimsoll::settle(&folder.0, Settling::Merge).await?;
+        self.report.summaries = plimsoll::settle(&folder.0, Settling::RollUp).await?;
         let mut answers = Vec::new();
         let mut asked = Vec::new();
         for query in &questions {
-            let (answer, times) = plimsoll::ask(&folder.0, query).await?;
+            let (answer, times) = query_api::ask(&folder.0, query).await?;
             if let Some(expected) = query.values.filter(|expected| *expected != answer.0.len()) {
                 return Err(CompareError::Values { query: query.name, expected, found: answer.0.len() });
             }
@@ -380,7 +384,7 @@ impl Comparison<'_> {
             asked.push(times);
         }
         drop(folder);
-        self.report.asked.push(Asked { name: "Plimsoll", times: asked, stored_bytes: bytes });
+        self.report.asked.push(Asked { name: "Plimsoll", times: asked, stored_bytes: merged.stored_bytes });
         self.report.questions =
             questions.iter().zip(&answers).map(|(query, answer)| (query.name, answer.0.len())).collect();
         let stores: Vec<_> =
@@ -424,7 +428,7 @@ async fn ask_store(
         return Err(CompareError::Differ { name: kind.name(), query: query.name, difference });
     }
     let mut warm = Vec::new();
-    for _ in 0..plimsoll::REPEATS {
+    for _ in 0..REPEATS {
         warm.push(store.ask(&query.promql).await?.1);
     }
     let Usage { peak_bytes, .. } = store.usage()?;
@@ -432,19 +436,7 @@ async fn ask_store(
     Ok(Times { first, warm: median(warm), peak_bytes })
 }
 
-/// What this binary does in processes of its own.
-mod plimsoll_commands {
-    use std::path::Path;
-
-    use super::{CompareError, plimsoll};
-
-    /// Merges a lake's files; returns what that has taken, as JSON.
-    pub fn settle(lake: &Path) -> Result<String, CompareError> {
-        serde_json::to_string(&plimsoll::settle_here(lake)?).map_err(CompareError::Answer)
-    }
-
-    /// Asks a lake; returns the answer and the times, as JSON.
-    pub fn ask(lake: &Path, sql: &str) -> Result<String, CompareError> {
-        serde_json::to_string(&plimsoll::ask_here(lake, sql)?).map_err(CompareError::Answer)
-    }
+/// Takes a step of settling a lake in this process; returns what that has taken, as JSON.
+pub fn settle(lake: &Path, step: Settling) -> Result<String, CompareError> {
+    serde_json::to_string(&plimsoll::settle_here(lake, step)?).map_err(CompareError::Answer)
 }

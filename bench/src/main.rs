@@ -37,8 +37,7 @@ fn main() -> ExitCode {
         Command::Record(args) => record(&args),
         Command::Replay(args) => replay(&args),
         Command::Compare(args) => compare(args),
-        Command::Settle(args) => print(compare::settle(&args.lake)),
-        Command::Ask(args) => print(compare::ask(&args.lake.lake, &args.sql)),
+        Command::Settle(args) => print(compare::settle(&args.lake, args.step)),
     }
 }
 

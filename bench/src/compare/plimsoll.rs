@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_lake::{Access, Lake, LakeConfig};
+use plimsoll_lake::{Access, Lake, LakeConfig, LakeWriter, rollup::RollupLimits};
 use plimsoll_nats::{
     NatsConfig,
     server::{Server, ServerConfig},
@@ -18,14 +18,11 @@ use super::{
     CompareError,
     dataset::Dataset,
     process::{Process, Usage, folder_bytes, free_port},
-    queries::{Answer, Query},
 };
 use crate::{FleetConfig, publish::Publisher, recording::RecordingReader};
 
 /// How long nothing may happen in ingest.
 const STALLED: Duration = Duration::from_secs(60);
-/// How often the same query is asked once everything is warm.
-pub(super) const REPEATS: usize = 5;
 
 /// What came of a data set that went through a broker.
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,6 +104,9 @@ fn start_ingest(broker: &str, http: u16, folder: &Path) -> Result<Process, Compa
     let variables = [
         ("PLIMSOLL_NATS__URL", broker.to_owned()),
         ("PLIMSOLL_INGEST__HTTP", format!("127.0.0.1:{http}")),
+        // Its samples of itself would count as points, and maintenance is measured by itself.
+        ("PLIMSOLL_INGEST__PUBLISH_METRICS", "false".to_owned()),
+        ("PLIMSOLL_INGEST__MAINTENANCE__ENABLED", "false".to_owned()),
         // The last commit need not wait for more that never comes; all others are due by their rows.
         ("PLIMSOLL_INGEST__COMMIT_INTERVAL", "2s".to_owned()),
         ("PLIMSOLL_LAKE__CATALOG", lake.catalog),
@@ -126,7 +126,7 @@ async fn counters(client: &reqwest::Client, http: u16) -> Option<(u64, u64)> {
 }
 
 /// A binary of the same build.
-fn beside(name: &'static str) -> Result<PathBuf, CompareError> {
+pub(super) fn beside(name: &'static str) -> Result<PathBuf, CompareError> {
     let found = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name))).filter(|path| path.is_file());
     found.ok_or(CompareError::NotBuilt { name })
 }
@@ -151,31 +151,67 @@ async fn told<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CompareError
     serde_json::from_slice(&printed).map_err(CompareError::Answer)
 }
 
-/// What bringing the lake into the form in which it is kept has taken.
+/// A step of what brings a lake into the form in which it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Settling {
+    /// Small files become large ones, and what is left over is removed.
+    Merge,
+    /// Summaries of minutes and hours are made.
+    RollUp,
+}
+
+impl Settling {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Merge => "merge",
+            Self::RollUp => "roll-up",
+        }
+    }
+}
+
+/// What a step has taken, and what stands there after it.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Settled {
     pub(super) cpu: Duration,
     pub(super) peak_bytes: u64,
+    /// Of files and catalog.
+    #[serde(default)]
+    pub(super) stored_bytes: u64,
 }
 
-/// Merges the lake's files and removes what is left over; returns what that took and the bytes of files and catalog.
-pub(super) async fn settle(folder: &Path) -> Result<(Settled, u64), CompareError> {
+/// Takes a step in a process of its own.
+pub(super) async fn settle(folder: &Path, step: Settling) -> Result<Settled, CompareError> {
     let lake = folder.join("lake");
-    let settled = told(&["settle", "--lake", &lake.to_string_lossy()]).await?;
-    Ok((settled, folder_bytes(&lake)))
+    let settled: Settled = told(&["settle", "--lake", &lake.to_string_lossy(), "--step", step.name()]).await?;
+    Ok(Settled { stored_bytes: folder_bytes(&lake), ..settled })
 }
 
 /// The work of the hidden command `settle`.
-pub(super) fn settle_here(lake: &Path) -> Result<Settled, CompareError> {
-    {
-        let lake = Lake::open(&LakeConfig::embedded(lake), Access::Write)?;
-        let statements = "CALL ducklake_merge_adjacent_files('lake');
-             CALL ducklake_expire_snapshots('lake', older_than => now());
-             CALL ducklake_cleanup_old_files('lake', cleanup_all => true);";
-        lake.connection().execute_batch(statements).map_err(|error| CompareError::Sql(error.into()))?;
+pub(super) fn settle_here(lake: &Path, step: Settling) -> Result<Settled, CompareError> {
+    // As ingest's maintenance opens it.
+    let config = LakeConfig { threads: Some(1), ..LakeConfig::embedded(lake) };
+    match step {
+        Settling::Merge => merge(&config)?,
+        Settling::RollUp => {
+            let limits =
+                RollupLimits { minute_every: Duration::ZERO, hour_every: Duration::ZERO, ..RollupLimits::default() };
+            let report = LakeWriter::open(&config)?.roll_up(&limits, || true)?;
+            if let Some(failure) = report.failures.into_iter().next() {
+                return Err(failure.error.into());
+            }
+            merge(&config)?;
+        }
     }
     let usage = own_usage()?;
-    Ok(Settled { cpu: usage.cpu, peak_bytes: usage.peak_bytes })
+    Ok(Settled { cpu: usage.cpu, peak_bytes: usage.peak_bytes, stored_bytes: 0 })
+}
+
+fn merge(config: &LakeConfig) -> Result<(), CompareError> {
+    let lake = Lake::open(config, Access::Write)?;
+    let statements = "CALL ducklake_merge_adjacent_files('lake');
+         CALL ducklake_expire_snapshots('lake', older_than => now());
+         CALL ducklake_cleanup_old_files('lake', cleanup_all => true);";
+    lake.connection().execute_batch(statements).map_err(|error| CompareError::Sql(error.into()))
 }
 
 fn own_usage() -> Result<Usage, CompareError> {
@@ -203,79 +239,4 @@ pub(super) async fn fill(dataset: &Dataset, folder: &Path) -> Result<(), Compare
     ]);
     arguments.extend(only_total_cpu.then(|| "--only-total-cpu".to_owned()));
     run(arguments).await.map(drop)
-}
-
-/// A query's answer and times, of a process that was started for it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Asked {
-    columns: Vec<String>,
-    rows: Vec<(String, Vec<Option<f64>>)>,
-    opening: Duration,
-    first: Duration,
-    warm: Vec<Duration>,
-    peak_bytes: u64,
-}
-
-/// Times of a query.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Times {
-    /// In a process that has just started.
-    pub(super) first: Duration,
-    /// Median of those after it.
-    pub(super) warm: Duration,
-    pub(super) peak_bytes: u64,
-}
-
-/// Asks a query of a lake in a new process.
-pub(super) async fn ask(folder: &Path, query: &Query) -> Result<(Answer, Times), CompareError> {
-    let lake = folder.join("lake");
-    let asked: Asked = told(&["ask", "--lake", &lake.to_string_lossy(), "--sql", &query.sql]).await?;
-    let answer = query.promql.answer_of_rows(&asked.columns, &asked.rows);
-    Ok((answer, Times { first: asked.first, warm: median(asked.warm), peak_bytes: asked.peak_bytes }))
-}
-
-pub(super) fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-/// The work of the hidden command `ask`.
-pub(super) fn ask_here(lake: &Path, sql: &str) -> Result<Asked, CompareError> {
-    let started = Instant::now();
-    let lake = Lake::open(&LakeConfig::embedded(lake), Access::Read)?;
-    let opening = started.elapsed();
-    let mut times = Vec::new();
-    let (mut columns, mut rows) = (Vec::new(), Vec::new());
-    for _ in 0..=REPEATS {
-        let started = Instant::now();
-        (columns, rows) = read(&lake, sql)?;
-        times.push(started.elapsed());
-    }
-    let warm = times.split_off(1);
-    Ok(Asked { columns, rows, opening, first: times[0], warm, peak_bytes: own_usage()?.peak_bytes })
-}
-
-type Rows = Vec<(String, Vec<Option<f64>>)>;
-
-/// The value columns' names, and the rows: a key, empty where a value is all there is, and values.
-fn read(lake: &Lake, sql: &str) -> Result<(Vec<String>, Rows), CompareError> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| CompareError::Sql(error);
-    let mut statement = lake.connection().prepare(sql).map_err(|error| failed(error.into()))?;
-    let mut found = statement.query([]).map_err(|error| failed(error.into()))?;
-    let mut columns = found.as_ref().map(|statement| statement.column_names()).unwrap_or_default();
-    let keys = usize::from(columns.len() > 1);
-    columns.drain(..keys);
-    let mut rows = Vec::new();
-    while let Some(row) = found.next().map_err(|error| failed(error.into()))? {
-        let key = match keys {
-            0 => String::new(),
-            _ => match row.get::<_, i64>(0) {
-                Ok(number) => number.to_string(),
-                Err(_) => row.get(0).map_err(|error| failed(error.into()))?,
-            },
-        };
-        let values = (keys..keys + columns.len()).map(|index| row.get(index));
-        rows.push((key, values.collect::<Result<_, _>>().map_err(|error| failed(Box::from(error)))?));
-    }
-    Ok((columns, rows))
 }

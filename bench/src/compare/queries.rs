@@ -1,8 +1,7 @@
-//! The five questions, in SQL and in PromQL, and their answers.
+//! The five questions, as Plimsoll's API and as PromQL, and their answers.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{WEEK_PREFIX, dataset::Dataset};
@@ -13,10 +12,16 @@ const HOUR_MS: i64 = 60 * MINUTE_MS;
 const TOLERANCE: f64 = 1e-9;
 
 /// What a query yields: values by what tells them apart.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Answer(pub(super) BTreeMap<String, f64>);
 
 impl Answer {
+    fn insert(&mut self, key: String, value: &Value) {
+        if let Some(value) = value.as_f64() {
+            self.0.insert(key, value);
+        }
+    }
+
     /// In what this answer differs from another one; none where both say the same.
     pub(super) fn difference(&self, other: &Self) -> Option<String> {
         if self.0.len() != other.0.len() {
@@ -55,87 +60,114 @@ pub(super) struct Promql {
     keys: Keys,
 }
 
+/// A request to Plimsoll.
+#[derive(Debug, Clone)]
+pub(super) struct Api {
+    pub(super) path: String,
+    pub(super) parameters: Vec<(&'static str, String)>,
+    keys: Keys,
+}
+
 /// A question.
 #[derive(Debug, Clone)]
 pub(super) struct Query {
     pub(super) name: &'static str,
     pub(super) promql: Promql,
-    /// Its first column is the key, where there is one beside values.
-    pub(super) sql: String,
+    pub(super) api: Api,
     /// How many values the answer has.
     pub(super) values: Option<usize>,
 }
 
 /// The questions: of one host's week, and of a fleet's day after it.
 pub(super) fn queries(week: &Dataset, fleet: &Dataset) -> Vec<Query> {
-    let time = |ms: i64| format!("epoch_ms({ms}::BIGINT)::TIMESTAMP_MS");
-    let within = |from: i64, to: i64| format!("ts >= {} AND ts < {}", time(from), time(to));
     let (start, noon, end) = (week.start_ms(), week.end_ms(), fleet.end_ms());
     let host = format!("{WEEK_PREFIX}00000");
-    let one_host = format!("host = '{host}' AND core = 'total'");
-    let at = |text: &str, from_ms: Option<i64>, at_ms: i64, keys: Keys| {
-        // A range of PromQL contains its end and not its start, one of SQL here the other way round.
-        Promql { text: text.to_owned(), from_ms: from_ms.map(|ms| ms - 1), at_ms: at_ms - 1, keys }
+    let promql = |text: String, from_ms: Option<i64>, at_ms: i64, keys: Keys| {
+        // A range of PromQL contains its end and not its start, one of Plimsoll's the other way round.
+        Promql { text, from_ms: from_ms.map(|ms| ms - 1), at_ms: at_ms - 1, keys }
     };
-    let minutes = Some(fleet.start_ms() + MINUTE_MS);
-    let minute = format!("epoch_ms(date_trunc('minute', ts)) + {MINUTE_MS}");
-    let day = within(fleet.start_ms(), end);
-    let seconds = usize::try_from((noon - start) / 1000).unwrap_or(0);
+    let api = |path: &str, (from, to): (i64, i64), keys: Keys, parameters: &[(&'static str, &str)]| {
+        let given = parameters.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let times = [("from", from.to_string()), ("to", to.to_string())];
+        Api { path: path.to_owned(), parameters: given.chain(times).collect(), keys }
+    };
+    let (minutes, day) = (Some(fleet.start_ms() + MINUTE_MS), (fleet.start_ms(), end));
+    let seconds = (noon - start) / 1000;
     let fields: Vec<String> = CPU_FIELDS.iter().map(|field| format!("{field}_percent")).collect();
-    let length = format!("{}s", (noon - start) / 1000);
+    let usage = ("field", "usage_percent");
     vec![
         Query {
             name: "one host's 7-day p95 at 1 s",
-            promql: at(
-                &format!("quantile_over_time(0.95, cpu_usage_percent{{host=\"{host}\",core=\"total\"}}[{length}])"),
+            promql: promql(
+                format!("quantile_over_time(0.95, cpu_usage_percent{{host=\"{host}\",core=\"total\"}}[{seconds}s])"),
                 None,
                 noon,
                 Keys::One,
             ),
-            sql: format!(
-                "SELECT quantile_cont(usage_percent, 0.95) FROM lake.cpu WHERE {one_host} AND {}",
-                within(start, noon)
+            api: api(
+                "/api/fleet/cpu",
+                (start, noon),
+                Keys::One,
+                &[("hosts", &host), usage, ("agg", "p95"), ("tier", "raw"), ("tag.core", "total")],
             ),
             values: Some(1),
         },
         Query {
             name: "last hour of one host at 1 s, 10 fields",
-            promql: at(
-                &format!("{{__name__=~\"cpu_.+_percent\",host=\"{host}\",core=\"total\"}}[1h]"),
+            promql: promql(
+                format!("{{__name__=~\"cpu_.+_percent\",host=\"{host}\",core=\"total\"}}[1h]"),
                 None,
                 noon,
                 Keys::Sample,
             ),
-            sql: format!(
-                "SELECT epoch_ms(ts) AS time, {} FROM lake.cpu WHERE {one_host} AND {} ORDER BY ts",
-                fields.join(", "),
-                within(noon - HOUR_MS, noon)
+            api: api(
+                &format!("/api/metrics/{host}"),
+                (noon - HOUR_MS, noon),
+                Keys::Sample,
+                &[("measurement", "cpu"), ("field", &fields.join(",")), ("tag.core", "total")],
             ),
-            values: Some(CPU_FIELDS.len() * seconds.min(3600)),
+            values: Some(CPU_FIELDS.len() * usize::try_from(seconds.min(3600)).unwrap_or(0)),
         },
         Query {
             name: "per-minute average over the fleet, 24 h",
-            promql: at("avg(avg_over_time(cpu_usage_percent{core=\"total\"}[1m]))", minutes, end, Keys::Minute),
-            sql: format!(
-                "SELECT {minute} AS minute, avg(usage_percent) FROM lake.cpu WHERE core = 'total' AND {day} GROUP BY 1"
+            promql: promql(
+                "avg(avg_over_time(cpu_usage_percent{core=\"total\"}[1m]))".to_owned(),
+                minutes,
+                end,
+                Keys::Minute,
+            ),
+            api: api(
+                "/api/fleet/cpu",
+                day,
+                Keys::Minute,
+                &[usage, ("agg", "avg"), ("step", "1m"), ("tag.core", "total")],
             ),
             values: usize::try_from((end - fleet.start_ms()) / MINUTE_MS).ok(),
         },
         Query {
             name: "top 10 hosts by memory now",
-            promql: at("topk(10, memory_used_percent)", None, end, Keys::Host),
-            sql: format!(
-                "SELECT host, arg_max(used_percent, ts) AS used FROM lake.memory WHERE {} GROUP BY host ORDER BY used DESC LIMIT 10",
-                within(end - 5 * MINUTE_MS, end)
+            promql: promql("topk(10, memory_used_percent)".to_owned(), None, end, Keys::Host),
+            api: api(
+                "/api/fleet/memory",
+                (end - 5 * MINUTE_MS, end),
+                Keys::Host,
+                &[("field", "used_percent"), ("agg", "last"), ("by", "host"), ("top", "10")],
             ),
             values: Some(fleet.fleet.hosts.min(10)),
         },
         Query {
             name: "hosts over 90 % CPU by minute, 24 h",
-            promql: at("count(avg_over_time(cpu_usage_percent{core=\"total\"}[1m]) > 90)", minutes, end, Keys::Minute),
-            sql: format!(
-                "SELECT minute, count(*)::DOUBLE FROM (SELECT {minute} AS minute FROM lake.cpu WHERE core = 'total' AND {day} \
-                 GROUP BY minute, host HAVING avg(usage_percent) > 90) GROUP BY minute"
+            promql: promql(
+                "count(avg_over_time(cpu_usage_percent{core=\"total\"}[1m]) > 90)".to_owned(),
+                minutes,
+                end,
+                Keys::Minute,
+            ),
+            api: api(
+                "/api/fleet/cpu",
+                day,
+                Keys::Minute,
+                &[usage, ("agg", "avg"), ("by", "host"), ("above", "90"), ("step", "1m"), ("tag.core", "total")],
             ),
             values: None,
         },
@@ -167,18 +199,34 @@ impl Promql {
         }
         answer
     }
+}
 
-    /// The values of rows that SQL has yielded: a key, where there is one, and values by their columns.
-    pub(super) fn answer_of_rows(&self, columns: &[String], rows: &[(String, Vec<Option<f64>>)]) -> Answer {
+impl Api {
+    /// The values of a response.
+    pub(super) fn answer(&self, response: &Value) -> Answer {
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let mut answer = Answer::default();
-        for (key, values) in rows {
-            for (column, value) in columns.iter().zip(values) {
-                let Some(value) = value else { continue };
-                let key = if self.keys == Keys::Sample { format!("{column} {key}") } else { key.clone() };
-                answer.0.insert(key, *value);
+        // How many groups are beyond a threshold stands outside of groups, and none is what PromQL does not say.
+        for point in list(&response["points"]).iter().filter(|point| point[1] != 0) {
+            answer.insert(self.key(&Value::Null, point), &point[1]);
+        }
+        for group in list(&response["groups"]).iter().chain(&list(&response["series"])) {
+            for point in list(&group["points"]) {
+                answer.insert(self.key(group, &point), &point[1]);
             }
         }
         answer
+    }
+
+    fn key(&self, group: &Value, point: &Value) -> String {
+        let ms = point[0].as_i64().unwrap_or_default();
+        let text = |name: &str| group[name].as_str().unwrap_or_default().to_owned();
+        match self.keys {
+            Keys::One => String::new(),
+            Keys::Host => text("host"),
+            Keys::Minute => (ms + MINUTE_MS).to_string(),
+            Keys::Sample => format!("{} {ms}", text("field")),
+        }
     }
 }
 
@@ -196,24 +244,37 @@ mod tests {
         Answer(values.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect())
     }
 
+    fn api(keys: Keys) -> Api {
+        Api { path: String::new(), parameters: Vec::new(), keys }
+    }
+
     #[test]
-    fn rows_and_responses_of_the_same_content_are_the_same_answer() {
+    fn answers_of_the_same_content_are_the_same() {
         let minutes = json!({"result": [{"metric": {}, "values": [[59.999, "1.5"], [119.999, "2"]]}]});
-        let rows = [("60000".to_owned(), vec![Some(1.5)]), ("120000".to_owned(), vec![Some(2.0)])];
-        let by_minute = promql(Keys::Minute);
-        assert_eq!(by_minute.answer(&minutes), by_minute.answer_of_rows(&["avg".to_owned()], &rows));
+        let averages = json!({"groups": [{"tags": {}, "points": [[0, 1.5], [60_000, 2.0]]}]});
+        let counts = json!({"points": [[0, 1.5, 7], [60_000, 2, 7], [120_000, 0, 7]]});
+        let by_minute = promql(Keys::Minute).answer(&minutes);
+        assert_eq!(by_minute, answer(&[("60000", 1.5), ("120000", 2.0)]));
+        assert_eq!(by_minute, api(Keys::Minute).answer(&averages));
+        assert_eq!(by_minute, api(Keys::Minute).answer(&counts));
 
         let samples = json!({"result": [
             {"metric": {"__name__": "cpu_user_percent"}, "values": [[1, "7"]]},
             {"metric": {"__name__": "cpu_idle_percent"}, "values": [[1, "8"], [2, "9"]]},
         ]});
-        let columns = ["idle_percent".to_owned(), "user_percent".to_owned()];
-        let rows = [("1000".to_owned(), vec![Some(8.0), Some(7.0)]), ("2000".to_owned(), vec![Some(9.0), None])];
-        let by_sample = promql(Keys::Sample);
-        assert_eq!(by_sample.answer(&samples), by_sample.answer_of_rows(&columns, &rows));
+        let series = json!({"series": [
+            {"field": "idle_percent", "points": [[1000, 8], [2000, 9]]},
+            {"field": "user_percent", "points": [[1000, 7]]},
+        ]});
+        let by_sample = promql(Keys::Sample).answer(&samples);
+        assert_eq!(by_sample.0.len(), 3);
+        assert_eq!(by_sample, api(Keys::Sample).answer(&series));
 
         let hosts = json!({"result": [{"metric": {"host": "a"}, "value": [1, "3"]}]});
+        let groups = json!({"groups": [{"host": "a", "points": [[5, 3.0]]}]});
         assert_eq!(promql(Keys::Host).answer(&hosts), answer(&[("a", 3.0)]));
+        assert_eq!(api(Keys::Host).answer(&groups), answer(&[("a", 3.0)]));
+        assert_eq!(api(Keys::One).answer(&groups), answer(&[("", 3.0)]));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::{
     CompareConfig,
     dataset::Encoded,
     peers::Peer,
-    plimsoll::{Ingested, Times},
+    plimsoll::{Ingested, Settled},
+    times::{REPEATS, Times},
 };
 
 /// How a store took the fleet in.
@@ -22,7 +23,8 @@ pub(super) struct Row {
     pub(super) peak_bytes: u64,
     pub(super) settling_peak_bytes: u64,
     pub(super) stored_bytes: u64,
-    pub(super) broker: Option<Ingested>,
+    /// What Plimsoll takes besides: the broker, and the summaries that are made afterwards.
+    pub(super) beside: Option<(Ingested, Settled)>,
 }
 
 impl Row {
@@ -61,6 +63,8 @@ pub(super) struct Report {
     pub(super) questions: Vec<(&'static str, usize)>,
     pub(super) asked: Vec<Asked>,
     pub(super) history_points: u64,
+    /// What the summaries of the histories have taken.
+    pub(super) summaries: Settled,
     pub(super) took: Duration,
     /// What waited for the machine's processors before, averaged over a minute.
     pub(super) load: f64,
@@ -73,6 +77,7 @@ impl Report {
         let mut out = self.introduction(config, victoria, prometheus);
         self.write_ingest(config, &mut out);
         self.write_broker(&mut out);
+        self.write_summaries(&mut out);
         self.write_queries(config, &mut out);
         out
     }
@@ -150,7 +155,7 @@ impl Report {
              million points/CPU-s, all | ratio |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         );
         for row in &self.rows {
-            let Some(broker) = row.broker else { continue };
+            let Some((broker, _)) = row.beside else { continue };
             let all = row.rate(row.cpu + broker.broker_storing + broker.broker_giving);
             let points = row.points as f64;
             let _ = writeln!(
@@ -169,17 +174,40 @@ impl Report {
         }
     }
 
+    fn write_summaries(&self, out: &mut String) {
+        out.push_str(
+            "\nAfterwards Plimsoll makes summaries of minutes and hours with sketches for quantiles, which the others don't:\n\n\
+             | | CPU s | peak MiB | million points/CPU-s, settled with them | bytes a point that they take |\n\
+             | --- | ---: | ---: | ---: | ---: |\n",
+        );
+        for row in &self.rows {
+            let Some((_, summaries)) = row.beside else { continue };
+            let bytes = summaries.stored_bytes.saturating_sub(row.stored_bytes);
+            let _ = writeln!(
+                out,
+                "| {} | {:.2} | {:.0} | {:.2} | {:.3} |",
+                row.name,
+                summaries.cpu.as_secs_f64(),
+                summaries.peak_bytes as f64 / MEBIBYTE,
+                row.rate(row.cpu + row.settling_cpu + summaries.cpu) / 1e6,
+                bytes as f64 / row.points.max(1) as f64,
+            );
+        }
+    }
+
     fn write_queries(&self, config: &CompareConfig, out: &mut String) {
         let _ = write!(
             out,
             "\n## Queries\n\n{:.1} million points: `cpu` of one host at 1 s for {} days, `cpu` of {} hosts at {} s for the 24 h after that, and \
              their `memory` in the last hour. All answer the same, to nine digits. *First* is in a process that has just started; then the \
-             median of {} more, without caches of whole answers. Plimsoll is asked by SQL in one process, the others over HTTP on loopback.\n\n| query, ms | values |",
+             median of {} more, without caches of whole answers. All are asked over HTTP on loopback. Plimsoll has made its summaries before, in \
+             {:.1} CPU s.\n\n| query, ms | values |",
             self.history_points as f64 / 1e6,
             config.week_days,
             config.fleet_hosts,
             config.fleet_interval.as_secs_f64(),
-            super::plimsoll::REPEATS,
+            REPEATS,
+            self.summaries.cpu.as_secs_f64(),
         );
         for asked in &self.asked {
             let _ = write!(out, " {} first | then |", asked.name);
@@ -204,6 +232,8 @@ impl Report {
             let bytes = asked.stored_bytes as f64 / self.history_points.max(1) as f64;
             let _ = writeln!(out, "| {} | {bytes:.3} | {:.0} |", asked.name, peak as f64 / MEBIBYTE);
         }
+        let bytes = self.summaries.stored_bytes as f64 / self.history_points.max(1) as f64;
+        let _ = writeln!(out, "| Plimsoll, with summaries | {bytes:.3} | |");
     }
 }
 
