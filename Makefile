@@ -17,8 +17,8 @@ CHAOS_SECONDS ?= 60
 CARGO ?= cargo
 # Sizes of `make bench`: hosts with all measurements at 1 s and for how many minutes; days of one host; hosts whose day is queried, and
 # the seconds between two of their samples. BENCH_ARGS="--without-prometheus" leaves Prometheus out.
-BENCH_HOSTS ?= 30
-BENCH_MINUTES ?= 20
+BENCH_HOSTS ?= 10
+BENCH_MINUTES ?= 60
 BENCH_DAYS ?= 7
 BENCH_FLEET_HOSTS ?= 1000
 BENCH_FLEET_INTERVAL ?= 30

@@ -197,10 +197,10 @@ pub struct ReplayArgs {
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// Hosts by which ingest and storage are measured, with all their measurements at 1 s
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 10)]
     pub hosts: usize,
     /// How long they are sampled, in minutes
-    #[arg(long, default_value_t = 20, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub minutes: u64,
     /// Days of the one host's history at 1 s
     #[arg(long, default_value_t = 7, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=365))]

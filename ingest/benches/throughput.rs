@@ -164,6 +164,9 @@ impl Ingest {
             .env("PLIMSOLL_LAKE__CATALOG", format!("sqlite:{}", dir.path().join("catalog.sqlite").display()))
             .env("PLIMSOLL_LAKE__DATA_PATH", dir.path().join("data"))
             .env("PLIMSOLL_INGEST__HTTP", &http)
+            // Its samples of itself would count as points, and maintenance is measured elsewhere.
+            .env("PLIMSOLL_INGEST__PUBLISH_METRICS", "false")
+            .env("PLIMSOLL_INGEST__MAINTENANCE__ENABLED", "false")
             // The rest is committed soon after the last message has come.
             .env("PLIMSOLL_INGEST__COMMIT_INTERVAL", "3s")
             .env("PLIMSOLL_LOG", std::env::var("PLIMSOLL_LOG").unwrap_or_else(|_| "error".to_owned()))
