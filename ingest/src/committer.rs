@@ -24,6 +24,7 @@ use crate::{
     lake_thread::{LakeThread, Reopening, ThreadEnded},
     metrics::Metrics,
     originals::Original,
+    turn::Turn,
 };
 
 /// Longest pause between two tries of the same commit.
@@ -63,13 +64,14 @@ impl Committer {
         client: Client,
         metrics: Metrics,
         readiness: Readiness,
+        turn: Turn,
         shutdown: CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
         let (batches, receiver) = mpsc::channel(1);
         let spare = Spare::default();
         let task = CommitTask { lake, client, metrics, readiness, shutdown, spare: Arc::clone(&spare) };
-        Self { batches, spare, task: tasks.spawn(task.run(receiver)) }
+        Self { batches, spare, task: tasks.spawn(task.run(receiver, turn)) }
     }
 
     /// Something empty to gather into, with the memory of what was committed last.
@@ -112,10 +114,10 @@ struct CommitTask {
 }
 
 impl CommitTask {
-    async fn run(self, mut batches: mpsc::Receiver<Gathered>) -> Result<(), ThreadEnded> {
+    async fn run(self, mut batches: mpsc::Receiver<Gathered>, mut turn: Turn) -> Result<(), ThreadEnded> {
         while let Some(mut gathered) = batches.recv().await {
             let keep = gathered.weight();
-            if !self.commit(&mut gathered).await? {
+            if !self.commit(&mut gathered, &mut turn).await? {
                 tracing::warn!("stopped before the last batch was committed, the stream keeps it");
                 break;
             }
@@ -126,11 +128,12 @@ impl CommitTask {
     }
 
     /// Commits a batch, however often it takes. Returns false when ingest was told to stop and the last tries failed.
-    async fn commit(&self, gathered: &mut Gathered) -> Result<bool, ThreadEnded> {
+    async fn commit(&self, gathered: &mut Gathered, turn: &mut Turn) -> Result<bool, ThreadEnded> {
         let mut pause = Duration::from_millis(100);
         let mut tries_left = LAST_TRIES;
         loop {
-            match self.told_when_late(self.try_commit(gathered)).await {
+            self.metrics.commit_wait_seconds.inc_by(turn.take().await.as_secs_f64());
+            match turn.during(self.told_when_late(self.try_commit(gathered))).await {
                 Ok(report) => {
                     self.committed(&report);
                     acknowledge(&gathered.ackers).await;
@@ -295,7 +298,7 @@ mod tests {
     use std::ops::RangeInclusive;
 
     use plimsoll_lake::LakeConfig;
-    use plimsoll_nats::{Position, Sequence, subject::SubjectError, testing::TestServer};
+    use plimsoll_nats::{Position, Sequence, client::MemberId, subject::SubjectError, testing::TestServer};
     use plimsoll_service::ops::Ops;
     use tempfile::TempDir;
 
@@ -336,7 +339,8 @@ mod tests {
 
     fn start(lake: LakeThread<LakeWriter>, client: &Client) -> Committer {
         let (readiness, shutdown, tasks) = (Readiness::default(), CancellationToken::new(), TaskTracker::new());
-        Committer::start(lake, client.clone(), Metrics::register(&Ops::default()), readiness, shutdown, &tasks)
+        let turn = Turn::new(client, "test", &MemberId::unique(), shutdown.clone());
+        Committer::start(lake, client.clone(), Metrics::register(&Ops::default()), readiness, turn, shutdown, &tasks)
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Ingest: moves the stream's samples into the lake, each exactly once.
 //!
 //! One task reads: partitions' readers ([`source`]) yield messages, which are decoded ([`decoder`]) and gathered ([`batcher`])
-//! until a batch is due. One task commits ([`committer`]): it puts dead messages aside ([`dead`]), commits rows and positions, and
-//! then acknowledges. At most one batch is being committed while the next one is gathered; when that is full too, ingest stops
+//! until a batch is due. One task commits ([`committer`]) in turn with other members ([`turn`]): it puts dead messages aside ([`dead`]), commits rows and
+//! positions, and then acknowledges. At most one batch is being committed while the next one is gathered; when that is full too, ingest stops
 //! reading and the stream keeps the rest.
 //!
 //! Beside that, one member at a time keeps the lake quick to read ([`maintenance`]), and each publishes a measurement about itself
@@ -21,6 +21,7 @@ pub mod originals;
 pub mod replay;
 pub mod report;
 pub mod source;
+pub mod turn;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -45,6 +46,7 @@ use crate::{
     metrics::Metrics,
     report::Reporter,
     source::LakeStart,
+    turn::Turn,
 };
 pub use crate::{config::IngestConfig, error::IngestError};
 
@@ -117,10 +119,12 @@ pub async fn run_with(
     if config.publish_metrics {
         tasks.spawn(Reporter::new(&client, config.http.port(), metrics.clone()).run(stop.clone()));
     }
+    let turn = Turn::new(&client, GROUP, &member, shutdown.clone());
     let group = PartitionGroup::new(&client, &config.nats, GROUP, member, start);
     let (sender, events) = mpsc::channel(EVENTS_CAPACITY);
     let reading = tasks.spawn(group.run(sender, stop.clone()));
-    let committer = Committer::start(writer, client, metrics.clone(), ops.readiness.clone(), shutdown.clone(), &tasks);
+    let committer =
+        Committer::start(writer, client, metrics.clone(), ops.readiness.clone(), turn, shutdown.clone(), &tasks);
     let work = async {
         gather(&config, events, &committer, &metrics).await;
         stop.cancel();

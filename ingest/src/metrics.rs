@@ -48,6 +48,8 @@ pub struct Metrics {
     partitions: Gauge,
     /// Commits that failed and were tried again.
     pub commit_failures: Counter,
+    /// Time that commits have waited for those of other members.
+    pub commit_wait_seconds: Counter<f64, AtomicU64>,
     /// Messages that a reader yielded twice.
     pub repeated: Counter,
     /// Messages put aside.
@@ -69,6 +71,7 @@ impl Metrics {
             superseded_messages: Counter::default(),
             commits: Counter::default(),
             commit_conflicts: Counter::default(),
+            commit_wait_seconds: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
             commit_seconds_sum: Counter::default(),
             commit_rows: Histogram::new(exponential_buckets(1.0, 10.0, 8)),
@@ -102,6 +105,11 @@ impl Metrics {
                 "commit_conflicts",
                 "Transactions repeated because another writer was faster",
                 m.commit_conflicts,
+            );
+            registry.register(
+                "commit_wait_seconds",
+                "Time that commits have waited for those of other members",
+                m.commit_wait_seconds,
             );
             registry.register("commit_failures", "Commits that failed and were tried again", m.commit_failures);
             registry.register("commit_seconds", "Time that a commit took", m.commit_seconds);

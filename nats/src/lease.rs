@@ -1,6 +1,6 @@
 //! A lease in `MEMBERS`: one member of a group at a time does a piece of work.
 //!
-//! The key `lease.<name>` holds the member's id and expires [`TIME_TO_LIVE`] after the holder last prolonged it. It is taken and
+//! The key `lease.<name>` holds the member's id and expires [`TIME_TO_LIVE`] after the holder last prolonged it, or when [`Lease::lasting`] says. It is taken and
 //! prolonged by compare-and-set on its revision, so that of two members one gets it. A member that leaves deletes the key; one that
 //! dies is replaced when the key has expired. A lease is a hint, not a lock: a holder that is stopped for long may go on for a moment
 //! when another has taken over, so what it does must stand that.
@@ -24,7 +24,7 @@ use crate::{
     streams::{self, DeclareError},
 };
 
-/// How long a lease holds after it was last prolonged.
+/// How long a lease holds after it was last prolonged, unless told otherwise.
 pub const TIME_TO_LIVE: Duration = Duration::from_secs(12);
 /// How often it should be prolonged, or tried for.
 pub const PROLONG: Duration = Duration::from_secs(3);
@@ -57,6 +57,7 @@ pub struct Lease {
     client: Client,
     key: String,
     member: MemberId,
+    time_to_live: Duration,
     held: Option<Held>,
 }
 
@@ -71,7 +72,19 @@ impl Lease {
     /// The lease of that name, which this member does not hold yet.
     #[must_use]
     pub fn new(client: &Client, name: &str, member: &MemberId) -> Self {
-        Self { client: client.clone(), key: format!("lease.{name}"), member: member.clone(), held: None }
+        Self {
+            client: client.clone(),
+            key: format!("lease.{name}"),
+            member: member.clone(),
+            time_to_live: TIME_TO_LIVE,
+            held: None,
+        }
+    }
+
+    /// The same, but it holds for so long after it was last prolonged: whole seconds, at least one.
+    #[must_use]
+    pub fn lasting(self, time_to_live: Duration) -> Self {
+        Self { time_to_live, ..self }
     }
 
     /// Whether this member holds the lease for certain.
@@ -97,7 +110,7 @@ impl Lease {
         };
         let Some(expected) = expected else { return Ok(()) };
         match self.put(expected).await {
-            Ok(revision) => self.held = Some(Held { revision, until: asked + TIME_TO_LIVE }),
+            Ok(revision) => self.held = Some(Held { revision, until: asked + self.time_to_live }),
             // Another member was faster, or has taken over since this one's had expired.
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => self.held = None,
             Err(error) => return Err(error.into()),
@@ -116,7 +129,7 @@ impl Lease {
     async fn put(&self, expected: u64) -> Result<u64, PublishError> {
         let message = PublishMessage::build()
             .payload(Bytes::from(self.member.as_ref().to_owned()))
-            .header(header::NATS_MESSAGE_TTL, TIME_TO_LIVE.as_secs().to_string().as_str())
+            .header(header::NATS_MESSAGE_TTL, self.time_to_live.as_secs().to_string().as_str())
             .expected_last_subject_sequence(expected);
         let subject = format!("$KV.{}.{}", streams::MEMBERS, self.key);
         Ok(self.client.jetstream.send_publish(subject, message).await?.await?.sequence)

@@ -16,7 +16,7 @@ use crate::{
 
 const FIELDS: usize = 12;
 const ROWS_A_BATCH: usize = 60;
-const BATCHES_A_HOST: usize = 250;
+const BATCHES_A_HOST: usize = 500;
 /// Each number of members in turns, so that whatever else the machine does meets both.
 const RUNS: usize = 3;
 
@@ -43,7 +43,7 @@ async fn cost(servers: &Servers, members: usize) -> f64 {
     let server = TestServer::start().await;
     let client = server.client().await;
     let fleet = Fleet::new(&server.config(), client.clone(), LakePlace::fleet(servers));
-    let mut fleet = fleet.with("PLIMSOLL_INGEST__COMMIT_INTERVAL", "5s");
+    let mut fleet = fleet.with("PLIMSOLL_INGEST__COMMIT_INTERVAL", "15s");
     let publisher = Publisher::start(client.clone());
     fleet.grow(members);
     fleet.settled(Instant::now()).await;
@@ -59,7 +59,15 @@ async fn cost(servers: &Servers, members: usize) -> f64 {
     fleet.holds_in("lake.cost", rows).await;
     let points = rows as f64 * FIELDS as f64;
     let cost = (taken(&fleet) - before).as_nanos() as f64 / points;
-    println!("{members} members: {cost:.0} ns of processor time a point, {:.1} million points", points / 1e6);
+    let (mut commits, mut conflicts) = (0.0, 0.0);
+    for member in &fleet.members {
+        commits += member.metric("plimsoll_ingest_commits_total").await;
+        conflicts += member.metric("plimsoll_ingest_commit_conflicts_total").await;
+    }
+    println!(
+        "{members} members: {cost:.0} ns of processor time a point, {:.1} million points, {commits} commits, {conflicts} conflicts",
+        points / 1e6
+    );
     cost
 }
 
