@@ -11,7 +11,7 @@ use std::{
 use clap::ValueEnum;
 use plimsoll_lake::{
     LakeConfig, LakeError, Tier,
-    export::{ExportError, ExportFormat, ExportQuery, Exporter},
+    export::{ExportError, ExportFormat, ExportQuery, Exporter, Quantile},
 };
 use plimsoll_nats::{Name, NameError, now_ms};
 use plimsoll_query_api::times::{EXPECTED_TIME, parse_time};
@@ -45,6 +45,9 @@ pub struct ExportArgs {
     /// Raw rows, or summaries by minute or hour
     #[arg(long, value_enum, default_value = "raw", value_name = "TIER")]
     tier: TierArg,
+    /// Quantiles of summaries, from 0 to 1: 0.95 becomes the column FIELD_p95, within 1 % of the exact value
+    #[arg(long, value_delimiter = ',', value_name = "Q,…")]
+    quantiles: Vec<String>,
     /// Form of the file [default: by its name, or Parquet]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
@@ -136,6 +139,15 @@ pub enum PlanError {
         /// The flag.
         flag: &'static str,
     },
+    /// A flag's value is no quantile.
+    #[error("--quantiles `{text}`: expected numbers from 0 to 1, each once, such as `0.5,0.95,0.99`")]
+    Quantile {
+        /// The text.
+        text: String,
+    },
+    /// Raw rows have none.
+    #[error("--quantiles are those of summaries, and raw rows have none: add --tier 1m or --tier 1h")]
+    RawQuantiles,
     /// All measurements need a folder.
     #[error("name a measurement with --measurement, or a folder for all of them with --output")]
     NoMeasurement,
@@ -200,6 +212,7 @@ pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
             TierArg::Minute => Tier::Minute,
             TierArg::Hour => Tier::Hour,
         },
+        quantiles: quantiles(args)?,
         from_ms: time("--since", &args.since)?,
         to_ms: time("--until", &args.until)?,
         hosts: args.hosts.clone(),
@@ -216,6 +229,18 @@ pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
         (_, None) => return Err(PlanError::NoMeasurement),
     };
     Ok(ExportPlan { lake, query, output, overwrite: args.overwrite })
+}
+
+fn quantiles(args: &ExportArgs) -> Result<Vec<Quantile>, PlanError> {
+    if matches!(args.tier, TierArg::Raw) && !args.quantiles.is_empty() {
+        return Err(PlanError::RawQuantiles);
+    }
+    let mut quantiles = Vec::new();
+    for text in &args.quantiles {
+        let quantile = Quantile::parse(text).filter(|quantile| !quantiles.contains(quantile));
+        quantiles.push(quantile.ok_or_else(|| PlanError::Quantile { text: text.clone() })?);
+    }
+    Ok(quantiles)
 }
 
 fn format_of(path: &Path) -> Option<Format> {
