@@ -13,7 +13,7 @@ use plimsoll_lake::{
     LakeConfig, LakeError, Tier,
     export::{ExportError, ExportFormat, ExportQuery, Exporter, Quantile},
 };
-use plimsoll_nats::{Name, NameError, now_ms};
+use plimsoll_nats::{Name, now_ms};
 use plimsoll_query_api::times::{EXPECTED_TIME, parse_time};
 use plimsoll_service::launch::CommonArgs;
 use tokio_util::sync::CancellationToken;
@@ -125,14 +125,6 @@ pub enum PlanError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] UsageError),
-    /// A flag's value is no name.
-    #[error("{flag}: expected a name")]
-    Name {
-        /// The flag.
-        flag: &'static str,
-        /// What names look like.
-        source: NameError,
-    },
     /// A flag's value is no time.
     #[error("{flag}: expected {EXPECTED_TIME}")]
     Time {
@@ -193,12 +185,10 @@ impl From<ExportError> for RunError {
 /// Reads flags and configuration. Fails on anything wrong, before the lake is opened.
 pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
     let lake = place::configure(&args.place, args.common.config.as_deref(), None)?.lake;
-    let name = |flag: &'static str, text: &str| Name::parse(text).map_err(|source| PlanError::Name { flag, source });
-    let measurement = args.measurement.as_deref().map(|text| name("--measurement", text)).transpose()?;
-    let fields: Option<Vec<Name>> = match &args.fields {
-        Some(fields) => Some(fields.iter().map(|field| name("--fields", field)).collect::<Result<_, _>>()?),
-        None => None,
-    };
+    let measurement = place::name("--measurement", args.measurement.as_deref(), Name::parse)?;
+    let names = |fields: &Vec<String>| fields.iter().map(|field| Name::parse(field)).collect::<Result<Vec<_>, _>>();
+    let fields = args.fields.as_ref().map(names).transpose();
+    let fields = fields.map_err(|source| UsageError::Name { flag: "--fields", source })?;
     let now_ms = now_ms();
     let time = |flag: &'static str, text: &Option<String>| match text {
         Some(text) => parse_time(text, now_ms).map(Some).ok_or(PlanError::Time { flag }),

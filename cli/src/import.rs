@@ -18,7 +18,7 @@ use plimsoll_lake::{
     LakeConfig, LakeError,
     import::{self, ImportError, ImportOptions, Importer, Stored, TableFormat, TableSource},
 };
-use plimsoll_nats::{HostId, Name, NameError, now_ms, spelling};
+use plimsoll_nats::{HostId, Name, now_ms, spelling};
 use plimsoll_service::launch::CommonArgs;
 use tokio_util::sync::CancellationToken;
 
@@ -160,14 +160,6 @@ pub enum PlanError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] UsageError),
-    /// A flag's value is no name.
-    #[error("{flag}: expected a name")]
-    Name {
-        /// The flag.
-        flag: &'static str,
-        /// What names look like.
-        source: NameError,
-    },
     /// A file's form is not known.
     #[error("`{file}`: name its form with --format parquet, csv, jsonl or influx")]
     Format {
@@ -232,10 +224,8 @@ fn parse_rename(text: &str) -> Result<(String, Name), String> {
 /// Reads flags and configuration. Fails on anything wrong, before the lake is opened.
 pub fn configure(args: &ImportArgs) -> Result<ImportPlan, PlanError> {
     let lake = place::configure(&args.place, args.common.config.as_deref(), None)?.lake;
-    let host = args.host.as_deref().map(HostId::parse).transpose();
-    let host = host.map_err(|source| PlanError::Name { flag: "--host", source })?;
-    let measurement = args.measurement.as_deref().map(Name::parse).transpose();
-    let measurement = measurement.map_err(|source| PlanError::Name { flag: "--measurement", source })?;
+    let host = place::name("--host", args.host.as_deref(), HostId::parse)?;
+    let measurement = place::name("--measurement", args.measurement.as_deref(), Name::parse)?;
     let now_ms = now_ms();
     let names = Names {
         measurement: measurement.clone(),

@@ -17,6 +17,7 @@ pub mod names;
 pub mod partition_group;
 pub mod position;
 pub mod reader;
+pub mod report;
 pub mod rule;
 pub mod server;
 pub mod spelling;

@@ -23,6 +23,7 @@ use plimsoll_nats::{
     Batch, Client, HostId, Incarnation, PartitionId, Sequence,
     clock::unix_ms,
     dead::chain,
+    report::Reached,
     streams::{self, DeclareError},
     subject::{self, MetricSubject},
 };
@@ -192,6 +193,7 @@ impl Feed {
             last = Sequence(info.stream_sequence);
             let stored_ms = unix_ms(info.published.unix_timestamp_nanos());
             self.take(&message, last, stored_ms);
+            self.metrics.read(Reached { stored_ms, pending: info.pending });
             self.progress = Some((incarnation, last));
         }
     }
