@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod client;
 pub mod clock;
 pub mod dead;
+pub mod delivery;
 pub mod event;
 pub mod host;
 pub mod lease;

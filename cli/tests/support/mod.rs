@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::print_stderr, reason = "what a process says explains why its test fails")]
 
+pub mod delivery;
+
 use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
