@@ -6,11 +6,9 @@ use futures_util::StreamExt;
 use plimsoll_lake::{PendingMessage, replay::ReplaySet};
 use plimsoll_nats::{
     Batch, Client, Column, Incarnation, Sequence,
-    async_nats::{
-        jetstream::{
-            self,
-            consumer::{AckPolicy, DeliverPolicy, pull},
-        },
+    async_nats::jetstream::{
+        self,
+        consumer::{AckPolicy, DeliverPolicy, pull},
     },
     batch::DecodeError,
     clock::unix_ms,
