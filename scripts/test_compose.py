@@ -13,11 +13,25 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "deploy" / "compose-spec.schema.json"
 
-OWN_SERVICES = {"ingest", "alert-worker", "query-api", "agent"}
+OWN_SERVICES = {"ingest", "alert-worker", "query-api", "agent", "plimsoll"}
+# Where a variable's section is read: PLIMSOLL_LAKE__S3__REGION is the field `region` there.
+SETTINGS = {
+    "INGEST": "ingest/src/config.rs",
+    "INGEST__MAINTENANCE": "ingest/src/config.rs",
+    "INGEST__MAINTENANCE__RETENTION": "lake/src/rollup/retention.rs",
+    "ALERT_WORKER": "alert-worker/src/config.rs",
+    "QUERY_API": "query-api/src/config.rs",
+    "AGENT": "agent/src/config.rs",
+    "NATS": "nats/src/client.rs",
+    "LAKE": "lake/src/config.rs",
+    "LAKE__S3": "lake/src/config.rs",
+}
 STATEFUL = {"nats": "/data", "postgres": "/var/lib/postgresql/data", "s3": "/data", "agent": "/var/lib/plimsoll"}
-LAKE_USERS = {"ingest", "query-api"}
-# The agent listens on nothing that a check could ask; the bucket's maker ends by itself.
-WITHOUT_HEALTH_CHECK = {"agent", "s3-bucket"}
+LAKE_USERS = {"ingest", "query-api", "plimsoll"}
+# The agent listens on nothing that a check could ask; the bucket's maker and commands end by themselves.
+WITHOUT_HEALTH_CHECK = {"agent", "s3-bucket", "plimsoll"}
+WITHOUT_ADDRESS = {"agent", "plimsoll"}
+RESTARTS = {"s3-bucket": "on-failure", "plimsoll": "no"}
 
 
 def problems(compose: dict) -> list[str]:
@@ -31,7 +45,7 @@ def problems(compose: dict) -> list[str]:
     for name in sorted((OWN_SERVICES | STATEFUL.keys()) - services.keys()):
         found.append(f"{name}: is not there")
     for name, service in services.items():
-        expected = "on-failure" if name == "s3-bucket" else "unless-stopped"
+        expected = RESTARTS.get(name, "unless-stopped")
         if service.get("restart") != expected:
             found.append(f"{name}: restart policy is not {expected}")
         if "healthcheck" not in service and name not in WITHOUT_HEALTH_CHECK:
@@ -82,11 +96,14 @@ def own_problems(name: str, service: dict) -> list[str]:
     if service.get("cap_drop") != ["ALL"]:
         found.append("does not drop all capabilities")
     environment = service.get("environment", {})
-    if not environment.get("PLIMSOLL_NATS__URL", "").startswith("nats://"):
+    if "nats://" not in environment.get("PLIMSOLL_NATS__URL", ""):
         found.append("has no address of the broker")
     if name in LAKE_USERS and not {"PLIMSOLL_LAKE__CATALOG", "PLIMSOLL_LAKE__DATA_PATH"} <= environment.keys():
         found.append("does not know the lake")
-    if name != "agent":
+    found += setting_problems(name, environment)
+    if name == "plimsoll" and service.get("profiles") != ["tools"]:
+        found.append("starts with the services")
+    if name not in WITHOUT_ADDRESS:
         key = f"PLIMSOLL_{name.upper().replace('-', '_')}__HTTP"
         port = environment.get(key, "").rpartition(":")[2]
         check = " ".join(service.get("healthcheck", {}).get("test", []))
@@ -96,6 +113,20 @@ def own_problems(name: str, service: dict) -> list[str]:
         found += agent_problems(service, environment)
     if name == "ingest" and service.get("ports"):
         found.append("a published port keeps it from being scaled")
+    return found
+
+
+def setting_problems(name: str, environment: dict) -> list[str]:
+    """Variables that the service does not read: it would refuse them or, worse, go by its defaults."""
+    found = []
+    own = {name.upper().replace("-", "_"), "NATS"} | ({"LAKE"} if name in LAKE_USERS else set())
+    for variable in environment:
+        section, _, field = variable.removeprefix("PLIMSOLL_").rpartition("__")
+        source = SETTINGS.get(section)
+        if section.partition("__")[0] not in own:
+            found.append(f"{variable} is another service's")
+        elif source is None or not re.search(rf"^    pub {field.lower()}: ", (ROOT / source).read_text(), re.MULTILINE):
+            found.append(f"{variable} is no setting")
     return found
 
 
@@ -140,9 +171,19 @@ class ComposeFile(unittest.TestCase):
         self.assertIn(hashlib.sha256(SCHEMA.read_bytes()).hexdigest(), notice)
 
     def test_lake_users_share_one_lake(self):
-        ingest, query_api = (self.compose["services"][name]["environment"] for name in ("ingest", "query-api"))
-        lake = {key: value for key, value in ingest.items() if key.startswith("PLIMSOLL_LAKE__")}
-        self.assertEqual(lake, {key: value for key, value in query_api.items() if key.startswith("PLIMSOLL_LAKE__")})
+        def lake(name: str) -> dict:
+            environment = self.compose["services"][name]["environment"]
+            return {key: value for key, value in environment.items() if key.startswith("PLIMSOLL_LAKE__")}
+
+        for name in LAKE_USERS:
+            self.assertEqual(lake(name), lake("ingest"))
+
+    def test_all_name_one_broker_and_as_many_replicas(self):
+        environments = {name: self.compose["services"][name]["environment"] for name in OWN_SERVICES}
+        for name, environment in environments.items():
+            self.assertRegex(environment["PLIMSOLL_NATS__URL"], r"^\$\{PLIMSOLL_NATS_URL:-nats://[a-z0-9.]+:4222\}$")
+            if name != "agent":
+                self.assertEqual(environment["PLIMSOLL_NATS__REPLICAS"], "${PLIMSOLL_NATS_REPLICAS:-1}")
 
     def test_each_break_is_found(self):
         breaks = [
@@ -162,6 +203,11 @@ class ComposeFile(unittest.TestCase):
             ("which is not there", ("services", "agent", "depends_on"), lambda needs: needs.update(absent={"condition": "service_healthy"})),
             ("until `nats` is healthy", ("services", "agent", "depends_on"), lambda needs: needs.update(nats={"condition": "service_started"})),
             ("target of its name", ("services", "agent", "build"), lambda build: build.update(target="ingest")),
+            ("is no setting", ("services", "ingest", "environment"), lambda variables: variables.update(PLIMSOLL_INGEST__COMMIT_SECONDS="9")),
+            ("is no setting", ("services", "query-api", "environment"), lambda variables: variables.update(PLIMSOLL_LAKE__S3__BUCKET="x")),
+            ("is another service's", ("services", "alert-worker", "environment"), lambda variables: variables.update(PLIMSOLL_INGEST__HTTP="x")),
+            ("plimsoll: starts with the services", ("services", "plimsoll"), lambda service: service.pop("profiles")),
+            ("plimsoll: restart policy is not no", ("services", "plimsoll"), lambda service: service.update(restart="unless-stopped")),
             ("does not know the lake", ("services", "query-api", "environment"), lambda variables: variables.pop("PLIMSOLL_LAKE__CATALOG")),
             ("is not mounted where", ("services", "agent", "environment"), lambda variables: variables.update(PLIMSOLL_AGENT__HOST_ROOT="/")),
             ("is not mounted where", ("services", "agent", "volumes"), lambda volumes: volumes.pop(0)),

@@ -17,13 +17,16 @@ pub const SECTIONS: &[&str] = &["nats"];
 pub struct AlertWorkerConfig {
     /// Where `/healthz`, `/readyz` and `/metrics` are served; default `127.0.0.1:9302`.
     pub http: SocketAddr,
+    /// Whether the worker publishes the measurement `plimsoll` about itself; default true.
+    pub publish_metrics: bool,
     /// How to reach the broker.
     pub nats: NatsConfig,
 }
 
 impl Default for AlertWorkerConfig {
     fn default() -> Self {
-        Self { http: SocketAddr::from((Ipv4Addr::LOCALHOST, 9302)), nats: NatsConfig::default() }
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 9302));
+        Self { http, publish_metrics: true, nats: NatsConfig::default() }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod notifier;
 mod partition;
 mod recorder;
+mod report;
 mod retry;
 mod rules;
 mod series;

@@ -24,6 +24,8 @@ const CONFIGURATION: &str = "\
 Configuration (key in the file, variable, default):
   http                   PLIMSOLL_ALERT_WORKER__HTTP       127.0.0.1:9302
       Where /healthz, /readyz and /metrics are served.
+  publish_metrics        PLIMSOLL_ALERT_WORKER__PUBLISH_METRICS  true
+      Whether it publishes the measurement `plimsoll` about itself.
   nats.url               PLIMSOLL_NATS__URL                nats://127.0.0.1:4222
       Addresses of the broker, separated by commas.
   nats.user              PLIMSOLL_NATS__USER               none

@@ -153,7 +153,6 @@ impl Delivery {
     async fn admit(&self, message: jetstream::Message) -> Result<Option<Admitted>, plimsoll_nats::async_nats::Error> {
         let info = message.info()?;
         let (id, delivered) = ((info.stream_sequence, info.published.unix_timestamp_nanos()), info.delivered);
-        self.metrics.notifications_waiting.set(i64::try_from(info.pending).unwrap_or(i64::MAX));
         let notification: Notification = match serde_json::from_slice(&message.payload) {
             Ok(notification) => notification,
             Err(error) => {

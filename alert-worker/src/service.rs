@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use plimsoll_nats::{
-    Client, ConnectError, NatsConfig, client::MemberId, dead::chain, partition_group::PartitionGroup, streams,
+    Client, ConnectError, NatsConfig, client::MemberId, dead::chain, partition_group::PartitionGroup, report::Reporter,
+    streams,
 };
 use plimsoll_service::ops::{self, Ops};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::AlertWorkerConfig,
+    config::{AlertWorkerConfig, SERVICE},
     error::AlertWorkerError,
     metrics::{Metrics, PREFIX},
     notifier::Notifier,
     recorder::Recorder,
+    report::Watched,
     retry::Backoff,
     rules::RuleWatcher,
     worker::{EVENTS, Lookback, Worker},
@@ -35,7 +37,7 @@ pub async fn run(config: AlertWorkerConfig, shutdown: CancellationToken) -> Resu
     let stop = shutdown.child_token();
     let endpoints = tokio::spawn(ops::serve(listener, ops.router(), stop.clone()));
     let worked = match Client::connect(&config.nats, "plimsoll-alert-worker", &shutdown).await {
-        Ok(client) => run_with(client, config.nats, ops, shutdown).await,
+        Ok(client) => run_with(client, config, ops, shutdown).await,
         Err(ConnectError::Cancelled) => Ok(()),
         Err(error) => Err(error.into()),
     };
@@ -51,10 +53,11 @@ pub async fn run(config: AlertWorkerConfig, shutdown: CancellationToken) -> Resu
 /// Fails when the HTTP client for webhooks can't be made; a broker that is away is waited for.
 pub async fn run_with(
     client: Client,
-    nats: NatsConfig,
+    config: AlertWorkerConfig,
     ops: Ops,
     shutdown: CancellationToken,
 ) -> Result<(), AlertWorkerError> {
+    let AlertWorkerConfig { http, publish_metrics, nats } = config;
     let metrics = ops.register(PREFIX, Metrics::register);
     let notifier = Notifier::new(&client, &metrics).map_err(AlertWorkerError::HttpClient)?;
     ops.readiness.fail("broker", "streams and buckets are not declared yet");
@@ -63,6 +66,7 @@ pub async fn run_with(
 
     let rules = RuleWatcher::new(&client);
     let lookback = Lookback::new(rules.subscribe());
+    let watched = Watched { client: client.clone(), metrics: metrics.clone() };
     let worker = Worker::new(&client, recorder, lookback.clone(), metrics, ops.readiness);
     let (events, received) = mpsc::channel(EVENTS);
     let parts = Parts::new(&shutdown);
@@ -70,6 +74,12 @@ pub async fn run_with(
     parts.spawn("watch of the rules", |stop| rules.run(stop));
     parts.spawn("notifier", |stop| notifier.run(stop));
     parts.spawn("evaluation", |stop| worker.run(received, stop));
+    if publish_metrics {
+        let reporter = Reporter::new(&client, SERVICE, http.port(), watched);
+        parts.spawn("reports", |stop| reporter.run(stop));
+    } else {
+        parts.spawn("watch of the queue", |stop| watched.follow(stop));
+    }
     parts.spawn("partition group", |stop| async move {
         // Without its rules a partition would be read in vain, and its states would look abandoned.
         let read = async { known.wait_for(Option::is_some).await.is_ok() };

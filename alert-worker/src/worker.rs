@@ -16,6 +16,7 @@ use plimsoll_nats::{
     alert::{AlertState, state_key},
     now_ms,
     reader::{ReaderEvent, Start, StartError, StartSource},
+    report::Reached,
     subject,
 };
 use plimsoll_service::ops::Readiness;
@@ -162,13 +163,16 @@ impl Worker {
                 ReaderEvent::Stopped { partition } => {
                     self.record().await?;
                     self.partitions.remove(&partition);
+                    self.metrics.partition_stopped(partition);
                 }
                 ReaderEvent::Message(message) => {
                     let id = message.partition;
                     let Some(partition) = self.partitions.get_mut(&id) else { continue };
+                    let reached = Reached { stored_ms: message.stored_ms, pending: message.pending };
                     let mut changes = Vec::new();
                     partition.push(message, &self.metrics, &mut changes);
                     self.changes.extend(changes.into_iter().map(|state| (id, state)));
+                    self.metrics.evaluated(id, reached);
                 }
             }
         }
@@ -206,6 +210,7 @@ impl Worker {
         }
         tracing::info!(partition.id = %id, states = revisions.len(), "partition taken over");
         self.partitions.insert(id, Partition::new(evaluator, revisions));
+        self.metrics.partition_started(id);
         Ok(())
     }
 

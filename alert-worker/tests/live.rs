@@ -5,12 +5,15 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use plimsoll_alert_worker::{
     metrics::Metrics,
     notifier::{Notifier, webhook},
 };
 use plimsoll_nats::{
+    Batch, Column,
     alert::{AlertState, AlertStatus, Transition, state_key},
+    report::{MEASUREMENT, differences},
     rule::Rule,
     streams, subject,
     testing::{TestServer, eventually},
@@ -48,6 +51,49 @@ async fn an_alert_fires_once_and_is_resolved() {
     let state = fleet.state(&key).await.unwrap();
     assert_eq!((state.transition, state.open, state.since_ms), (alerts[1].clone(), false, None));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_publishes_what_it_does() {
+    let server = TestServer::start().await;
+    let (receiver, fleet) = (Receiver::start().await, Fleet::new(server.client().await));
+    let mut reports = fleet.client.nats.subscribe("plimsoll.metrics.*.plimsoll").await.expect("subscribes");
+    let worker = RunningWorker::reporting(&server, true);
+    let rule = rule("hot", &receiver);
+    fleet.put_rule(&rule).await;
+    fleet.feed_until("web-1", 99.0, async || receiver.statuses().len() == 1).await;
+    // Nobody listens there.
+    let waiting = support::transition(&rule, "web-2", Inactive, Firing, support::now_ms());
+    fleet.notify(&waiting, "http://127.0.0.1:9/").await;
+    let next = async {
+        loop {
+            let message = reports.next().await.expect("a report");
+            let host = support::host(message.subject.split('.').nth(2).expect("a host"));
+            let measurement = support::name(MEASUREMENT);
+            let batch = Batch::decode(&host, &measurement, message.headers.as_ref(), &message.payload);
+            let batch = batch.expect("a batch");
+            if integers(&batch, "notifications_retried_total")[0] >= Some(1) {
+                return batch;
+            }
+        }
+    };
+    let told = tokio::time::timeout(LIMIT, next).await.expect("a report of what was done");
+    assert_eq!(differences(&told, "alert_worker"), Vec::<String>::new());
+    let own = |field: &str| integers(&told, field)[0].expect("a value");
+    assert!(own("evaluated_rows_total") >= 1 && own("messages_total") >= own("evaluated_rows_total"), "{told:?}");
+    assert_eq!((own("notifications_waiting"), own("notifications_sent_total"), own("transitions_total")), (1, 1, 1));
+    let (lags, partitions) = (integers(&told, "lag_messages"), integers(&told, "partitions"));
+    assert!(own("partitions") >= 1, "the one of web-1 is read: {told:?}");
+    assert_eq!(lags.len() as i64, own("partitions") + 1, "a row of each partition, and one of the worker");
+    assert!(lags.iter().all(Option::is_some) && partitions[1..].iter().all(Option::is_none), "{told:?}");
+    worker.stop().await;
+}
+
+fn integers(batch: &Batch, field: &str) -> Vec<Option<i64>> {
+    match batch.fields.get(field) {
+        Some(Column::Integer(values)) => values.clone(),
+        other => panic!("{field}: {other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,9 +11,9 @@ use std::{
 use clap::ValueEnum;
 use plimsoll_lake::{
     LakeConfig, LakeError, Tier,
-    export::{ExportError, ExportFormat, ExportQuery, Exporter},
+    export::{ExportError, ExportFormat, ExportQuery, Exporter, Quantile},
 };
-use plimsoll_nats::{Name, NameError, now_ms};
+use plimsoll_nats::{Name, now_ms};
 use plimsoll_query_api::times::{EXPECTED_TIME, parse_time};
 use plimsoll_service::launch::CommonArgs;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,9 @@ pub struct ExportArgs {
     /// Raw rows, or summaries by minute or hour
     #[arg(long, value_enum, default_value = "raw", value_name = "TIER")]
     tier: TierArg,
+    /// Quantiles of summaries, from 0 to 1: 0.95 becomes the column FIELD_p95, within 1 % of the exact value
+    #[arg(long, value_delimiter = ',', value_name = "Q,…")]
+    quantiles: Vec<String>,
     /// Form of the file [default: by its name, or Parquet]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
@@ -122,20 +125,21 @@ pub enum PlanError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] UsageError),
-    /// A flag's value is no name.
-    #[error("{flag}: expected a name")]
-    Name {
-        /// The flag.
-        flag: &'static str,
-        /// What names look like.
-        source: NameError,
-    },
     /// A flag's value is no time.
     #[error("{flag}: expected {EXPECTED_TIME}")]
     Time {
         /// The flag.
         flag: &'static str,
     },
+    /// A flag's value is no quantile.
+    #[error("--quantiles `{text}`: expected numbers from 0 to 1, each once, such as `0.5,0.95,0.99`")]
+    Quantile {
+        /// The text.
+        text: String,
+    },
+    /// Raw rows have none.
+    #[error("--quantiles are those of summaries, and raw rows have none: add --tier 1m or --tier 1h")]
+    RawQuantiles,
     /// All measurements need a folder.
     #[error("name a measurement with --measurement, or a folder for all of them with --output")]
     NoMeasurement,
@@ -181,12 +185,10 @@ impl From<ExportError> for RunError {
 /// Reads flags and configuration. Fails on anything wrong, before the lake is opened.
 pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
     let lake = place::configure(&args.place, args.common.config.as_deref(), None)?.lake;
-    let name = |flag: &'static str, text: &str| Name::parse(text).map_err(|source| PlanError::Name { flag, source });
-    let measurement = args.measurement.as_deref().map(|text| name("--measurement", text)).transpose()?;
-    let fields: Option<Vec<Name>> = match &args.fields {
-        Some(fields) => Some(fields.iter().map(|field| name("--fields", field)).collect::<Result<_, _>>()?),
-        None => None,
-    };
+    let measurement = place::name("--measurement", args.measurement.as_deref(), Name::parse)?;
+    let names = |fields: &Vec<String>| fields.iter().map(|field| Name::parse(field)).collect::<Result<Vec<_>, _>>();
+    let fields = args.fields.as_ref().map(names).transpose();
+    let fields = fields.map_err(|source| UsageError::Name { flag: "--fields", source })?;
     let now_ms = now_ms();
     let time = |flag: &'static str, text: &Option<String>| match text {
         Some(text) => parse_time(text, now_ms).map(Some).ok_or(PlanError::Time { flag }),
@@ -200,6 +202,7 @@ pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
             TierArg::Minute => Tier::Minute,
             TierArg::Hour => Tier::Hour,
         },
+        quantiles: quantiles(args)?,
         from_ms: time("--since", &args.since)?,
         to_ms: time("--until", &args.until)?,
         hosts: args.hosts.clone(),
@@ -216,6 +219,18 @@ pub fn configure(args: &ExportArgs) -> Result<ExportPlan, PlanError> {
         (_, None) => return Err(PlanError::NoMeasurement),
     };
     Ok(ExportPlan { lake, query, output, overwrite: args.overwrite })
+}
+
+fn quantiles(args: &ExportArgs) -> Result<Vec<Quantile>, PlanError> {
+    if matches!(args.tier, TierArg::Raw) && !args.quantiles.is_empty() {
+        return Err(PlanError::RawQuantiles);
+    }
+    let mut quantiles = Vec::new();
+    for text in &args.quantiles {
+        let quantile = Quantile::parse(text).filter(|quantile| !quantiles.contains(quantile));
+        quantiles.push(quantile.ok_or_else(|| PlanError::Quantile { text: text.clone() })?);
+    }
+    Ok(quantiles)
 }
 
 fn format_of(path: &Path) -> Option<Format> {

@@ -18,7 +18,7 @@ use plimsoll_lake::{
     LakeConfig, LakeError,
     import::{self, ImportError, ImportOptions, Importer, Stored, TableFormat, TableSource},
 };
-use plimsoll_nats::{HostId, Name, NameError, now_ms, spelling};
+use plimsoll_nats::{HostId, Name, now_ms, spelling};
 use plimsoll_service::launch::CommonArgs;
 use tokio_util::sync::CancellationToken;
 
@@ -35,13 +35,13 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOTES)]
 pub struct ImportArgs {
-    /// Files to import; `-` reads CSV or Influx line protocol from the standard input
+    /// Files to import; `-` reads CSV, JSON lines or Influx line protocol from the standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Form of the files [default: by each file's name]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Measurement that the rows go to [default: a CSV or Parquet file's name up to the first dot; that of each Influx line]
+    /// Measurement that the rows go to [default: the file's name up to the first dot; that of each Influx line]
     #[arg(long, value_name = "NAME")]
     measurement: Option<String>,
     /// Put the rows of one Influx measurement into another; can be repeated
@@ -89,7 +89,7 @@ pub struct ImportArgs {
 const NOTES: &str = "\
 Names become those of the lake as custom metrics' names do. A series has one row a time: what the lake holds already stays and is not
 stored again, so that importing a file twice changes nothing, and an import that ended goes on when it is run again. It may run while
-ingest does. Names of CSV and Parquet files may end in .gz or .zst (CSV). See docs/import-export.md.";
+ingest does. Names of files other than Parquet may end in .gz or .zst. See docs/import-export.md.";
 
 /// The form of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -98,6 +98,8 @@ enum Format {
     Parquet,
     /// Values with a separator, below a line of names
     Csv,
+    /// A JSON object a line
+    Jsonl,
     /// Influx line protocol
     Influx,
 }
@@ -158,16 +160,8 @@ pub enum PlanError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] UsageError),
-    /// A flag's value is no name.
-    #[error("{flag}: expected a name")]
-    Name {
-        /// The flag.
-        flag: &'static str,
-        /// What names look like.
-        source: NameError,
-    },
     /// A file's form is not known.
-    #[error("`{file}`: name its form with --format parquet, csv or influx")]
+    #[error("`{file}`: name its form with --format parquet, csv, jsonl or influx")]
     Format {
         /// The file.
         file: PathBuf,
@@ -230,10 +224,8 @@ fn parse_rename(text: &str) -> Result<(String, Name), String> {
 /// Reads flags and configuration. Fails on anything wrong, before the lake is opened.
 pub fn configure(args: &ImportArgs) -> Result<ImportPlan, PlanError> {
     let lake = place::configure(&args.place, args.common.config.as_deref(), None)?.lake;
-    let host = args.host.as_deref().map(HostId::parse).transpose();
-    let host = host.map_err(|source| PlanError::Name { flag: "--host", source })?;
-    let measurement = args.measurement.as_deref().map(Name::parse).transpose();
-    let measurement = measurement.map_err(|source| PlanError::Name { flag: "--measurement", source })?;
+    let host = place::name("--host", args.host.as_deref(), HostId::parse)?;
+    let measurement = place::name("--measurement", args.measurement.as_deref(), Name::parse)?;
     let now_ms = now_ms();
     let names = Names {
         measurement: measurement.clone(),
@@ -244,14 +236,19 @@ pub fn configure(args: &ImportArgs) -> Result<ImportPlan, PlanError> {
     let input = |path: &PathBuf| {
         let is_stdin = path.as_os_str() == "-";
         let format = args.format.or_else(|| format_of(path)).ok_or_else(|| PlanError::Format { file: path.clone() })?;
-        if format == Format::Influx {
-            let precision = args.precision.map_or(Precision::Nanoseconds, Unit::of_lines);
-            return Ok(Input::Lines(LineSource { path: path.clone(), precision, names: names.clone(), options }));
-        }
         let problem = |problem| PlanError::File { file: path.clone(), problem };
-        if is_stdin && format == Format::Parquet {
-            return Err(problem("Parquet can't be read from the standard input: name a file"));
-        }
+        let format = match format {
+            Format::Influx => {
+                let precision = args.precision.map_or(Precision::Nanoseconds, Unit::of_lines);
+                return Ok(Input::Lines(LineSource { path: path.clone(), precision, names: names.clone(), options }));
+            }
+            Format::Parquet if is_stdin => {
+                return Err(problem("Parquet can't be read from the standard input: name a file"));
+            }
+            Format::Parquet => TableFormat::Parquet,
+            Format::Csv => TableFormat::Csv,
+            Format::Jsonl => TableFormat::JsonLines,
+        };
         let measurement = match &measurement {
             Some(measurement) => measurement.clone(),
             None if is_stdin => return Err(problem("name the measurement with --measurement")),
@@ -259,7 +256,7 @@ pub fn configure(args: &ImportArgs) -> Result<ImportPlan, PlanError> {
         };
         Ok(Input::Table(TableSource {
             path: path.clone(),
-            format: if format == Format::Csv { TableFormat::Csv } else { TableFormat::Parquet },
+            format,
             measurement,
             host: host.clone(),
             host_column: args.host_column.clone(),
@@ -286,6 +283,7 @@ fn format_of(path: &Path) -> Option<Format> {
     let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
     match name.rsplit_once('.')?.1 {
         "csv" | "tsv" => Some(Format::Csv),
+        "jsonl" | "ndjson" => Some(Format::Jsonl),
         "parquet" | "pq" => Some(Format::Parquet),
         "lp" | "influx" | "line" => Some(Format::Influx),
         _ => None,
@@ -356,7 +354,7 @@ impl Spooled {
         if path.as_os_str() != "-" {
             return Ok(None);
         }
-        let spooled = Self(std::env::temp_dir().join(format!("plimsoll-import-{}.csv", std::process::id())));
+        let spooled = Self(std::env::temp_dir().join(format!("plimsoll-import-{}", std::process::id())));
         io::copy(&mut io::stdin().lock(), &mut File::create_new(&spooled.0)?)?;
         Ok(Some(spooled))
     }

@@ -9,7 +9,10 @@ use plimsoll_lake::{
     status::{SMALL_BYTES, Usage},
 };
 
-use crate::place::{self, Place, PlaceArgs, UsageError};
+use crate::{
+    display::count,
+    place::{self, Place, PlaceArgs, UsageError},
+};
 
 /// What can be done with a lake.
 #[derive(Debug, Subcommand)]
@@ -84,17 +87,40 @@ fn text(status: &LakeStatus) -> String {
         let _ = writeln!(
             text,
             "{} of the rows are in the catalog, where they count for no bytes.",
-            status.total.inlined_rows
+            count(status.total.inlined_rows)
         );
     }
+    text.push_str(&measurements_text(status));
     if let Some(hosts) = &status.hosts {
-        let mut lines = vec![["host", "rows", "size, roughly"].map(str::to_owned).to_vec()];
-        lines.extend(hosts.iter().map(|host| vec![host.host.clone(), host.rows.to_string(), size(host.bytes)]));
+        let mut lines = vec![["host", "rows", "size, roughly", "share"].map(str::to_owned).to_vec()];
+        let share = |bytes| share(bytes, status.total.bytes);
+        lines.extend(
+            hosts.iter().map(|host| vec![host.host.clone(), count(host.rows), size(host.bytes), share(host.bytes)]),
+        );
         text.push('\n');
         text.push_str(&aligned(&lines, &[0]));
         text.push_str("\nA host's size is its part of each table's by rows: files hold the rows of many hosts.\n");
     }
     text
+}
+
+/// What each measurement takes on disk.
+fn measurements_text(status: &LakeStatus) -> String {
+    let header = ["measurement", "samples", "by minute", "by hour", "together", "share"];
+    let mut lines = vec![header.map(str::to_owned).to_vec()];
+    lines.extend(status.measurements.iter().map(|usage| {
+        let sizes = [usage.raw_bytes, usage.minute_bytes, usage.hour_bytes, usage.bytes].map(size);
+        let mut line = vec![usage.measurement.clone()];
+        line.extend(sizes);
+        line.push(share(usage.bytes, status.total.bytes));
+        line
+    }));
+    format!("\n{}", aligned(&lines, &[0]))
+}
+
+/// A part of a whole in percent.
+fn share(part: u64, whole: u64) -> String {
+    if whole == 0 { String::new() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
 }
 
 fn catalog_text(status: &LakeStatus) -> String {
@@ -108,12 +134,12 @@ fn catalog_text(status: &LakeStatus) -> String {
         .collect();
     let reached = if reached.is_empty() { "nothing yet".to_owned() } else { reached.join(" ") };
     format!(
-        "catalog    {}, DuckLake {}{of}\nsnapshots  {}, the oldest of {}\nunused     {} files to be deleted\npositions  {reached}\n\n",
+        "catalog    {}, format DuckLake {}{of}\nsnapshots  {}, the oldest of {}\nunused     {} files to be deleted\npositions  {reached}\n\n",
         catalog.kind,
         catalog.version,
-        catalog.snapshots,
+        count(catalog.snapshots),
         time(catalog.oldest_snapshot_ms),
-        status.unused_files,
+        count(status.unused_files),
     )
 }
 
@@ -121,14 +147,14 @@ fn usage(usage: &Usage, times: [Option<i64>; 2]) -> Vec<String> {
     let [oldest, newest] = times.map(|ms| ms.map(time).unwrap_or_default());
     let bytes_a_point = usage.bytes_a_point().map(|bytes| format!("{bytes:.2}")).unwrap_or_default();
     vec![
-        usage.rows.to_string(),
-        usage.points.to_string(),
+        count(usage.rows),
+        count(usage.points),
         size(usage.bytes),
         bytes_a_point,
         oldest,
         newest,
-        usage.files.to_string(),
-        usage.small_files.to_string(),
+        count(usage.files),
+        count(usage.small_files),
     ]
 }
 

@@ -46,7 +46,7 @@ enum Command {
     Backup(Box<BackupArgs>),
     /// Load a backup
     Restore(Box<RestoreArgs>),
-    /// Put files into the lake: Parquet, CSV or Influx line protocol
+    /// Put files into the lake: Parquet, CSV, JSON lines or Influx line protocol
     Import(Box<ImportArgs>),
     /// Write rows of the lake to files: Parquet, CSV or JSON lines
     Export(Box<ExportArgs>),

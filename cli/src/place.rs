@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use plimsoll_lake::LakeConfig;
-use plimsoll_nats::NatsConfig;
+use plimsoll_nats::{NameError, NatsConfig};
 use plimsoll_service::config::{ConfigError, Layers, Validate};
 use serde::Deserialize;
 
@@ -60,6 +60,14 @@ pub enum UsageError {
     /// Nothing lies between the times.
     #[error("--until must be later than --since, and --since in the past")]
     Interval,
+    /// A flag's value is no name.
+    #[error("{flag}: expected a name")]
+    Name {
+        /// The flag.
+        flag: &'static str,
+        /// What names look like.
+        source: NameError,
+    },
     /// Hosts or measurements are wrong.
     #[error("--{flag} is wrong")]
     Selection {
@@ -68,6 +76,15 @@ pub enum UsageError {
         /// Why.
         source: plimsoll_ingest::replay::SelectionError,
     },
+}
+
+/// Reads the name that a flag may give. Fails on anything else.
+pub fn name<T>(
+    flag: &'static str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> Result<T, NameError>,
+) -> Result<Option<T>, UsageError> {
+    text.map(parse).transpose().map_err(|source| UsageError::Name { flag, source })
 }
 
 const SECTIONS: [&str; 2] = ["nats", "lake"];

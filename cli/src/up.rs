@@ -280,7 +280,7 @@ impl Services {
         let (stop_agent, stop_workers) = (CancellationToken::new(), CancellationToken::new());
         let (mut agent, mut workers) = (JoinSet::new(), JoinSet::new());
         let ops = Ops::default();
-        let UpConfig { agent: agent_config, ingest, query_api, nats, .. } = config;
+        let UpConfig { agent: agent_config, ingest, alert_worker, query_api, .. } = config;
         if with_agent {
             let stop = stop_agent.clone();
             agent.spawn(async move { Ok(plimsoll_agent::run(agent_config, stop).await?) });
@@ -288,7 +288,9 @@ impl Services {
         let (of_ingest, ops_ingest, stop) = (client.clone(), ops.scoped("ingest"), stop_workers.clone());
         workers.spawn(async move { Ok(plimsoll_ingest::run_with(ingest, of_ingest, ops_ingest, stop).await?) });
         let (of_alerts, ops_alerts, stop) = (client.clone(), ops.scoped("alert worker"), stop_workers.clone());
-        workers.spawn(async move { Ok(plimsoll_alert_worker::run_with(of_alerts, nats, ops_alerts, stop).await?) });
+        workers.spawn(
+            async move { Ok(plimsoll_alert_worker::run_with(of_alerts, alert_worker, ops_alerts, stop).await?) },
+        );
         let (of_api, stop) = (client.clone(), stop_workers.clone());
         workers.spawn(async move { Ok(plimsoll_query_api::run_with(query_api, of_api, ops, listener, stop).await?) });
         Self { agent, workers, stop_agent, stop_workers }

@@ -9,7 +9,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use plimsoll_lake::{Access, Lake, LakeConfig};
+use plimsoll_lake::{Access, Lake, LakeConfig, LakeWriter, rollup::RollupLimits};
 use plimsoll_nats::{now_ms, testing::eventually};
 use support::{LIMIT, Process, data, plimsoll};
 
@@ -153,7 +153,44 @@ fn an_exported_folder_is_imported_into_another_lake() {
     let (code, said) = failed(one.path(), &["export", "-o", "out"], "");
     assert!(code == 70 && said.contains("is there already") && said.contains("--overwrite"), "{code} {said}");
     good(one.path(), &["export", "-o", "out", "--overwrite", "--format", "jsonl", "--compress"], "");
-    assert!(one.path().join("out/web.jsonl.zst").exists());
+    let lines = one.path().join("out/web.jsonl.zst");
+    let third = data();
+    let args = ["import", lines.to_str().expect("text"), "--tags", "zone"];
+    let said = good(third.path(), &args, "");
+    assert!(said.contains("3 rows read, 3 stored"), "{said}");
+    assert_eq!(lake_text(third.path(), WEB), WEB_ROWS);
+    let text = zstd::decode_all(fs::File::open(&lines).expect("opens")).expect("unpacks");
+    let text = String::from_utf8(text).expect("text");
+    let given = ["import", "-", "--format", "jsonl", "--measurement", "web"];
+    let said = good(third.path(), &given, &text);
+    assert!(said.contains("3 rows read, 0 stored, 3 in the lake already"), "{said}");
+    let (code, said) = failed(third.path(), &given, &format!("{text}{{\"ts\": }}\n"));
+    assert!(
+        code == 70
+            && said.contains("`, line 4: expected a JSON object (at column 8: expected value)")
+            && said.contains("--skip-bad-lines"),
+        "{code} {said}"
+    );
+    let skipping = [&given[..], &["--skip-bad-lines"]].concat();
+    let said = good(third.path(), &skipping, &format!("nonsense\n{text}"));
+    assert!(said.contains("line 1: expected a JSON object") && said.contains("4 rows read, 0 stored"), "{said}");
+}
+
+#[test]
+fn summaries_are_exported_with_quantiles() {
+    let folder = data();
+    let csv: String = (1..=100).map(|n| format!("{},h,{n}\n", now_ms() / 60_000 * 60 - 200 + n % 50)).collect();
+    let args = ["import", "-", "--format", "csv", "--measurement", "m", "--precision", "s", "--host", "h"];
+    good(folder.path(), &args, &format!("time,host,v\n{csv}"));
+    let writer = LakeWriter::open(&LakeConfig::embedded(&folder.path().join("data/lake"))).expect("opens");
+    let at_once = RollupLimits { minute_every: std::time::Duration::ZERO, ..RollupLimits::default() };
+    writer.roll_up(&at_once, || true).expect("rolls up");
+    drop(writer);
+    let args =
+        ["export", "--measurement", "m", "--tier", "1m", "--quantiles", "0.5,0.99", "-o", "-", "--format", "csv"];
+    let text = String::from_utf8(run(folder.path(), &args, "").stdout).expect("text");
+    assert!(text.starts_with("ts,host,v_count,v_sum,v_min,v_max,v_p50,v_p99\n"), "{text}");
+    assert!(text.lines().count() >= 2, "{text}");
 }
 
 #[test]
@@ -166,6 +203,12 @@ fn wrong_usage_is_told_before_anything_is_opened() {
         (vec!["import", "-", "--format", "csv"], "name the measurement with --measurement"),
         (vec!["import", "m.csv", "--measurement", "A b"], "--measurement: expected a name"),
         (vec!["export"], "name a measurement with --measurement"),
+        (vec!["export", "--measurement", "m", "--quantiles", "0.5"], "add --tier 1m or --tier 1h"),
+        (
+            vec!["export", "--measurement", "m", "--tier", "1h", "--quantiles", "0.5,95"],
+            "--quantiles `95`: expected numbers from 0 to 1, each once, such as `0.5,0.95,0.99`",
+        ),
+        (vec!["export", "--measurement", "m", "--tier", "1h", "--quantiles", "0.5,0.50"], "--quantiles `0.50`"),
         (vec!["export", "--measurement", "m", "--since", "yesterday"], "--since: expected RFC 3339"),
     ] {
         let (code, said) = failed(folder.path(), &args, "");

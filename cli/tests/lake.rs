@@ -65,6 +65,7 @@ fn settled(text: &str) -> String {
                 || index > 0
                     && is_unit(words[index - 1])
                     && words[index].parse::<f64>().is_ok_and(|_| words[index].contains('.'))
+                || words.get(index + 1) == Some(&"%")
                 || words.first() == Some(&"snapshots") && index + 1 == words.len()
         };
         let kept: Vec<&str> =
@@ -83,21 +84,25 @@ fn the_status_is_a_table_for_people() {
     let (code, text, errors) = plimsoll(&["--data-dir", data_dir, "--hosts"]);
     assert_eq!((code, errors.as_str()), (Some(0), ""));
     insta::assert_snapshot!(settled(&text), @r"
-    catalog sqlite, DuckLake 1.0, … …
+    catalog sqlite, format DuckLake 1.0, … …
     snapshots 3, the oldest of …
     unused 0 files to be deleted
     positions 7:3
 
     table tier rows points size bytes/point oldest newest files small
-    cpu raw 4000 4000 … … … 2026-09-21T13:23:21Z 2026-09-21T14:13:20Z 1 1
+    cpu raw 4,000 4,000 … … … 2026-09-21T13:23:21Z 2026-09-21T14:13:20Z 1 1
     load raw 60 60 … … … 2026-09-21T14:12:21Z 2026-09-21T14:13:20Z 1 1
-    total 4060 4060 … … … 2 2
+    total 4,060 4,060 … … … 2 2
 
     Small are files below 1.0 MiB; maintenance merges them.
 
-    host rows size, roughly
-    web-1 3060 … …
-    web-2 1000 … …
+    measurement samples by minute by hour together share
+    cpu … … … … … … … … … %
+    load … … … … … … … … … %
+
+    host rows size, roughly share
+    web-1 3,060 … … … %
+    web-2 1,000 … … … %
 
     A host's size is its part of each table's by rows: files hold the rows of many hosts.
     ");
@@ -125,6 +130,8 @@ fn the_status_is_json_with_exact_numbers() {
     assert_eq!((&status["tables"][0]["rows"], &status["total"]["points"]), (&4000.into(), &4060.into()));
     assert_eq!(status["tables"][0]["newest_ms"], NOW_MS);
     assert_eq!(status["positions"][7]["sequence"], 3);
+    assert_eq!(status["measurements"][0]["measurement"], "cpu");
+    assert_eq!(status["measurements"][0]["raw_bytes"], status["tables"][0]["bytes"]);
     assert_eq!(status["hosts"], serde_json::Value::Null);
 }
 

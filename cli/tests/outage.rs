@@ -3,7 +3,6 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
@@ -11,21 +10,18 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_agent::{
-    config::SpoolConfig,
-    delivery::Delivery,
-    encoder::PayloadLimit,
-    message::{Message, Topic},
-    state::StateDir,
-    update::Receipts,
-};
+use plimsoll_agent::message::Message;
 use plimsoll_lake::{Access, Lake, LakeConfig};
 use plimsoll_nats::{
-    Batch, Client, Column, HostId, Name, NatsConfig, now_ms, streams,
+    Client, Column, streams,
     testing::{TestServer, eventually},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use support::{LIMIT, Process, Up, data, install_crypto};
+use support::{
+    LIMIT, Process, Up, data,
+    delivery::{deliver, message},
+    install_crypto,
+};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
@@ -57,16 +53,8 @@ fn noted(folder: &Path, name: &str) -> Vec<String> {
 #[ignore = "a child process of another test"]
 async fn simulated_agent() {
     let (Some(folder), Ok(url)) = (std::env::var_os(FOLDER).map(PathBuf::from), std::env::var(BROKER)) else { return };
-    let state = StateDir::open(Some(&folder.join("state"))).expect("no other agent").expect("a folder");
-    let (delivery, _) = Delivery::open(64 * 1024 * 1024, &SpoolConfig::default(), Some(&state));
     let (epoch, stop) = (Ulid::generate(), CancellationToken::new());
-    tokio::spawn(delivery.clone().keep(stop.clone()));
-    let publishing = delivery.clone();
-    tokio::spawn(async move {
-        let nats = NatsConfig { url, ..NatsConfig::default() };
-        let client = Client::connect(&nats, "simulated", &stop).await.expect("an address");
-        publishing.publishers(client, &nats, &PayloadLimit::default(), &Receipts::default()).run(&stop).await;
-    });
+    let (delivery, _state) = deliver(&folder, url, &stop);
     for seq in 1.. {
         if noted(&folder, "safe").len() as u64 >= (TICKS_OF_OUTAGE + TICKS_AFTER) * MEASUREMENTS.len() as u64 {
             break;
@@ -91,16 +79,8 @@ async fn simulated_agent() {
 
 /// A row that tells its own run and number.
 fn batch(epoch: Ulid, measurement: &str, seq: u64) -> Message {
-    let name = |text: &str| Name::parse(text).expect("valid");
-    let host = HostId::parse("simulated").expect("valid");
-    let fields = BTreeMap::from([
-        (name("epoch"), Column::Text(vec![Some(epoch.to_string())])),
-        (name("seq"), Column::Integer(vec![Some(seq.cast_signed())])),
-    ]);
-    let (measurement, times, tags) = (name(measurement), vec![now_ms()], BTreeMap::new());
-    let batch = Batch { host: host.clone(), measurement: measurement.clone(), epoch, seq, times, tags, fields };
-    let payload = batch.encode().into();
-    Message { host, topic: Topic::Metrics(measurement), epoch, seq, compressed: false, payload }
+    let run = Column::Text(vec![Some(epoch.to_string())]);
+    message(epoch, measurement, seq, &[("epoch", run), ("seq", Column::Integer(vec![Some(seq.cast_signed())]))])
 }
 
 fn start(folder: &Path, url: &str) -> Process {

@@ -3,26 +3,22 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 
-use plimsoll_agent::{
-    config::SpoolConfig,
-    delivery::Delivery,
-    encoder::PayloadLimit,
-    message::{Message, Topic},
-    state::StateDir,
-    update::Receipts,
-};
+use plimsoll_agent::{delivery::Delivery, state::StateDir};
 use plimsoll_lake::{Access, Lake, LakeConfig};
 use plimsoll_nats::{
-    Batch, Client, Column, HostId, Name, NatsConfig, now_ms, streams,
+    Column, streams,
     testing::{TestServer, eventually},
 };
 use plimsoll_testkit::{Account, account};
-use support::{LIMIT, Up, install_crypto};
+use support::{
+    LIMIT, Up,
+    delivery::{deliver, message},
+    install_crypto,
+};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
@@ -40,23 +36,16 @@ struct Agent {
 
 impl Agent {
     fn start(folder: &Path, url: String) -> Self {
-        let state = StateDir::open(Some(&folder.join("state"))).expect("no other agent").expect("a folder");
-        let (delivery, _) = Delivery::open(64 * 1024 * 1024, &SpoolConfig::default(), Some(&state));
         let stop = CancellationToken::new();
-        tokio::spawn(delivery.clone().keep(stop.clone()));
-        let (publishing, stopped) = (delivery.clone(), stop.clone());
-        tokio::spawn(async move {
-            let nats = NatsConfig { url, ..NatsConfig::default() };
-            let client = Client::connect(&nats, "simulated", &stopped).await.expect("an address");
-            publishing.publishers(client, &nats, &PayloadLimit::default(), &Receipts::default()).run(&stopped).await;
-        });
+        let (delivery, state) = deliver(folder, url, &stop);
         Self { delivery, epoch: Ulid::generate(), sent: 0, stop, _state: state }
     }
 
     /// Hands batches over, each once the one before is on disk or with the broker.
     async fn send(&mut self, batches: i64) {
         for _ in 0..batches {
-            self.delivery.metrics().push([message(self.epoch, self.sent)]);
+            let number = [("n", Column::Integer(vec![Some(self.sent)]))];
+            self.delivery.metrics().push([message(self.epoch, "known", self.sent.cast_unsigned() + 1, &number)]);
             self.sent += 1;
             let is_safe = async || self.delivery.metrics().is_safe().then_some(());
             eventually("the batch to be safe", LIMIT, is_safe).await;
@@ -68,17 +57,6 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn message(epoch: Ulid, number: i64) -> Message {
-    let name = |text: &str| Name::parse(text).expect("valid");
-    let (host, measurement, seq) =
-        (HostId::parse("simulated").expect("valid"), name("known"), number.cast_unsigned() + 1);
-    let fields = BTreeMap::from([(name("n"), Column::Integer(vec![Some(number)]))]);
-    let (times, tags) = (vec![now_ms()], BTreeMap::new());
-    let batch = Batch { host: host.clone(), measurement: measurement.clone(), epoch, seq, times, tags, fields };
-    let payload = batch.encode().into();
-    Message { host, topic: Topic::Metrics(measurement), epoch, seq, compressed: false, payload }
 }
 
 fn rows(lake: &Path) -> i64 {

@@ -6,7 +6,7 @@
 //! reading and the stream keeps the rest.
 //!
 //! Beside that, one member at a time keeps the lake quick to read ([`maintenance`]), and each publishes a measurement about itself
-//! ([`report`]).
+//! ([`plimsoll_nats::report`]).
 
 pub mod batcher;
 pub mod committer;
@@ -19,7 +19,6 @@ pub mod maintenance;
 pub mod metrics;
 pub mod originals;
 pub mod replay;
-pub mod report;
 pub mod source;
 pub mod turn;
 
@@ -31,7 +30,7 @@ use std::{
 use plimsoll_lake::{LakeError, LakeWriter};
 use plimsoll_nats::{
     Client, NatsConfig, PartitionId, batch::BatchDecoder, client::MemberId, dead::chain,
-    partition_group::PartitionGroup, reader::ReaderEvent, streams,
+    partition_group::PartitionGroup, reader::ReaderEvent, report::Reporter, streams,
 };
 use plimsoll_service::ops::{self, Ops, Readiness};
 use tokio::{sync::mpsc, time::Instant};
@@ -44,7 +43,6 @@ use crate::{
     lake_thread::{LakeThread, ThreadEnded},
     maintenance::Maintenance,
     metrics::Metrics,
-    report::Reporter,
     source::LakeStart,
     turn::Turn,
 };
@@ -117,7 +115,7 @@ pub async fn run_with(
         tasks.spawn(maintenance.run(stop.clone()));
     }
     if config.publish_metrics {
-        tasks.spawn(Reporter::new(&client, config.http.port(), metrics.clone()).run(stop.clone()));
+        tasks.spawn(Reporter::new(&client, GROUP, config.http.port(), metrics.clone()).run(stop.clone()));
     }
     let turn = Turn::new(&client, GROUP, &member, shutdown.clone());
     let group = PartitionGroup::new(&client, &config.nats, GROUP, member, start);

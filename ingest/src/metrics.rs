@@ -3,10 +3,17 @@
 mod lag;
 mod maintenance;
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use plimsoll_lake::CommitReport;
-use plimsoll_nats::{PartitionId, now_ms, reader::StoredMessage};
+use plimsoll_nats::{
+    PartitionId, now_ms,
+    reader::StoredMessage,
+    report::{Lag, Reported, Values},
+};
 use plimsoll_service::ops::Ops;
 use prometheus_client::metrics::{
     counter::Counter,
@@ -36,6 +43,7 @@ pub struct Metrics {
     commit_seconds_sum: Counter<f64, AtomicU64>,
     commit_rows: Histogram,
     commit_bytes: Histogram,
+    last_commit: Arc<Mutex<LastCommit>>,
     committed_bytes: Counter,
     uncommitted: Uncommitted,
     /// Maintenance by this member.
@@ -76,6 +84,7 @@ impl Metrics {
             commit_seconds_sum: Counter::default(),
             commit_rows: Histogram::new(exponential_buckets(1.0, 10.0, 8)),
             commit_bytes: Histogram::new(exponential_buckets(1024.0, 8.0, 8)),
+            last_commit: Arc::default(),
             committed_bytes: Counter::default(),
             uncommitted: Uncommitted::default(),
             maintenance: MaintenanceMetrics::new(),
@@ -190,47 +199,8 @@ impl Metrics {
         self.commit_rows.observe(report.rows as f64);
         self.commit_bytes.observe(bytes as f64);
         self.committed_bytes.inc_by(bytes);
-    }
-
-    /// The present values of the measurement `plimsoll`: the member's own, and those of each partition that it reads.
-    pub(crate) fn values(&self) -> (Values, Vec<(PartitionId, Values)>) {
-        let partitions: Vec<(PartitionId, Lag)> = self.lags().collect();
-        let total = |counter: &Counter| i64::try_from(counter.get()).unwrap_or(i64::MAX);
-        let integers = [
-            ("lag_messages", Some(partitions.iter().map(|(_, lag)| lag.messages).sum::<i64>())),
-            ("partitions", Some(self.partitions.get())),
-            ("pending_rows", Some(self.pending_rows.get())),
-            ("queued_messages", Some(self.queued_messages.get())),
-            ("messages_total", Some(total(&self.messages))),
-            ("committed_rows_total", Some(total(&self.committed_rows))),
-            ("committed_points_total", Some(total(&self.committed_points))),
-            ("committed_bytes_total", Some(total(&self.committed_bytes))),
-            ("commits_total", Some(total(&self.commits))),
-            ("commit_conflicts_total", Some(total(&self.commit_conflicts))),
-            ("commit_failures_total", Some(total(&self.commit_failures))),
-            ("dead_messages_total", Some(total(&self.dead))),
-            ("superseded_messages_total", Some(total(&self.superseded_messages))),
-            ("dropped_reports_total", Some(total(&self.dropped_reports))),
-            ("maintenance_runs_total", Some(total(&self.maintenance.runs))),
-            ("maintenance_failures_total", Some(total(&self.maintenance.failures))),
-            ("rolled_up_rows_total", Some(total(&self.maintenance.rolled_up_rows))),
-            ("deleted_rows_total", Some(total(&self.maintenance.deleted_rows))),
-            ("merged_files_total", Some(total(&self.maintenance.merged_files))),
-            ("deleted_files_total", Some(total(&self.maintenance.deleted_files))),
-            ("postponed_steps_total", Some(total(&self.maintenance.postponed))),
-            ("lake_files", self.maintenance.files()),
-            ("lake_bytes", self.maintenance.bytes()),
-        ];
-        let longest = partitions.iter().map(|(_, lag)| lag.seconds).fold(0.0, f64::max);
-        let own = Values {
-            integers: integers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
-            floats: vec![("lag_seconds", longest), ("commit_seconds_total", self.commit_seconds_sum.get())],
-        };
-        let of_partition = |(partition, lag): (PartitionId, Lag)| {
-            let integers = vec![("lag_messages", lag.messages)];
-            (partition, Values { integers, floats: vec![("lag_seconds", lag.seconds)] })
-        };
-        (own, partitions.into_iter().map(of_partition).collect())
+        let last = LastCommit { rows: report.rows as u64, bytes, seconds: report.duration.as_secs_f64() };
+        *self.last_commit.lock().unwrap_or_else(PoisonError::into_inner) = last;
     }
 
     fn lags(&self) -> impl Iterator<Item = (PartitionId, Lag)> {
@@ -241,18 +211,87 @@ impl Metrics {
     }
 }
 
-struct Lag {
-    messages: i64,
+/// What the last commit was.
+#[derive(Debug, Clone, Copy, Default)]
+struct LastCommit {
+    rows: u64,
+    bytes: u64,
     seconds: f64,
 }
 
-/// Fields of a row of the measurement `plimsoll`.
-#[derive(Debug, Default)]
-pub(crate) struct Values {
-    pub(crate) integers: Vec<(&'static str, i64)>,
-    pub(crate) floats: Vec<(&'static str, f64)>,
+/// Of a member as a whole, and of each partition that it reads.
+impl Reported for Metrics {
+    fn values(&self) -> (Values, Vec<(PartitionId, Values)>) {
+        let partitions: Vec<(PartitionId, Lag)> = self.lags().collect();
+        let mut own = Lag::of_all(partitions.iter().map(|(_, lag)| *lag)).values();
+        let last = *self.last_commit.lock().unwrap_or_else(PoisonError::into_inner);
+        own.integers.extend([
+            ("partitions", self.partitions.get()),
+            ("pending_rows", self.pending_rows.get()),
+            ("pending_bytes", integer(self.uncommitted.pending_bytes())),
+            ("queued_messages", self.queued_messages.get()),
+            ("commit_rows", integer(last.rows)),
+            ("commit_bytes", integer(last.bytes)),
+            ("messages_total", integer(self.messages.get())),
+            ("committed_rows_total", integer(self.committed_rows.get())),
+            ("committed_points_total", integer(self.committed_points.get())),
+            ("committed_bytes_total", integer(self.committed_bytes.get())),
+            ("commits_total", integer(self.commits.get())),
+            ("commit_conflicts_total", integer(self.commit_conflicts.get())),
+            ("commit_failures_total", integer(self.commit_failures.get())),
+            ("dead_messages_total", integer(self.dead.get())),
+            ("superseded_messages_total", integer(self.superseded_messages.get())),
+            ("dropped_reports_total", integer(self.dropped_reports.get())),
+        ]);
+        own.integers.extend(self.maintenance.values());
+        own.floats.extend([("commit_seconds", last.seconds), ("commit_seconds_total", self.commit_seconds_sum.get())]);
+        (own, partitions.into_iter().map(|(partition, lag)| (partition, lag.values())).collect())
+    }
+
+    fn dropped(&self) {
+        self.dropped_reports.inc();
+    }
+}
+
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn labels(partition: PartitionId) -> Labels {
     vec![("partition", partition.to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use plimsoll_lake::{Tier, status::TierUsage};
+    use plimsoll_nats::{
+        report::{Reporter, differences},
+        testing::TestServer,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_says_what_the_catalog_describes() {
+        let server = TestServer::start().await;
+        let metrics = Metrics::register(&Ops::default());
+        metrics.partition_started(PartitionId::new(3).expect("exists"));
+        let mut reporter = Reporter::new(&server.client().await, crate::GROUP, 9301, metrics.clone());
+        let missing = differences(&reporter.batch(), crate::GROUP);
+        assert!(
+            missing.iter().all(|text| text.starts_with("`lake_")),
+            "what the lake holds is not known yet: {missing:?}"
+        );
+        metrics.maintenance.holds_lease(true);
+        let tiers = Tier::ALL.into_iter().map(|tier| (tier, TierUsage::default())).collect();
+        metrics.maintenance.done(Duration::ZERO, &tiers);
+        let batch = reporter.batch();
+        assert_eq!(differences(&batch, crate::GROUP), Vec::<String>::new());
+        let partitions = batch.tags.iter().find(|(name, _)| &***name == "partition").expect("a tag").1;
+        assert_eq!(partitions, &["total", "3"]);
+        let subject = plimsoll_nats::subject::metrics(&batch.host, &batch.measurement);
+        assert_eq!(&*subject, format!("plimsoll.metrics.{}.plimsoll", batch.host).as_str());
+    }
 }

@@ -6,6 +6,8 @@
 //!
 //! A Parquet file notes under the key `plimsoll.tags` which columns are tags, so that an import knows them.
 
+mod summaries;
+
 use std::{
     fs::{self, File},
     io,
@@ -14,11 +16,13 @@ use std::{
 
 use plimsoll_nats::{Name, batch::FieldType};
 
+pub use self::summaries::Quantile;
+use self::summaries::Summaries;
 use crate::{
     Access, Lake, LakeConfig, LakeError, Tier,
     error::Context,
     import::Interrupt,
-    rollup::part_sql,
+    rollup::sketch::is_summarized,
     schema::{LakeSchema, TableSchema},
     sql::{ident, literal},
 };
@@ -56,6 +60,8 @@ pub struct ExportQuery {
     pub measurement: Name,
     /// Raw rows or summaries.
     pub tier: Tier,
+    /// Quantiles from 0 to 1 that summaries have beside their counts, sums and extremes; none of raw rows.
+    pub quantiles: Vec<Quantile>,
     /// Unix ms from which on, inclusive; none takes all from the oldest row on.
     pub from_ms: Option<i64>,
     /// Unix ms up to which, exclusive; none takes all up to the newest row.
@@ -109,6 +115,9 @@ pub enum ExportError {
         /// The measurement.
         measurement: Name,
     },
+    /// Raw rows have none.
+    #[error("raw rows have no quantiles, summaries have: export the tier `1m` or `1h`")]
+    RawQuantiles,
     /// The file can't be written.
     #[error("failed to write `{path}`")]
     Write {
@@ -180,35 +189,34 @@ impl Exporter {
     fn select(&self, query: &ExportQuery, table: &TableSchema) -> Result<String, ExportError> {
         let fields = fields(query, table)?;
         let relation = query.tier.table(&query.measurement);
+        if query.tier == Tier::Raw && !query.quantiles.is_empty() {
+            return Err(ExportError::RawQuantiles);
+        }
         if query.tier != Tier::Raw && !self.exists(&format!("{}{}", query.measurement, query.tier.suffix()))? {
             return Err(ExportError::NoTier { measurement: query.measurement.clone() });
         }
         let ts = match query.format {
-            ExportFormat::Parquet => "ts".to_owned(),
-            ExportFormat::Csv | ExportFormat::JsonLines => "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ') AS ts".to_owned(),
-        };
-        let tags: String = table.tags().map(|tag| format!(", {}", ident(tag))).collect();
-        let condition = condition(query);
-        // The column of that name and not the text that is made of it.
-        let order = format!("ORDER BY host{tags}, rows.ts");
-        if query.tier == Tier::Raw {
-            let fields: String = fields.iter().map(|(field, _)| format!(", {}", ident(field))).collect();
-            return Ok(format!("SELECT {ts}, host{tags}{fields} FROM {relation} AS rows WHERE {condition} {order}"));
-        }
-        let numbers = fields.iter().filter(|(_, kind)| *kind != FieldType::Text);
-        let (mut parts, mut sums) = (String::new(), String::new());
-        for (field, _) in numbers {
-            for (part, merge) in [("count", "sum"), ("sum", "sum"), ("min", "min"), ("max", "max")] {
-                let column = ident(&format!("{field}_{part}"));
-                let cast = if part == "count" { "::UBIGINT" } else { "" };
-                sums.push_str(&format!(", {merge}({}){cast} AS {column}", part_sql(field, part)));
-                parts.push_str(&format!(", {column}"));
+            ExportFormat::Parquet => "rows.ts".to_owned(),
+            ExportFormat::Csv | ExportFormat::JsonLines => {
+                "strftime(rows.ts, '%Y-%m-%dT%H:%M:%S.%gZ') AS ts".to_owned()
             }
-        }
-        Ok(format!(
-            "SELECT {ts}, host{tags}{parts} FROM
-                 (SELECT ts, host{tags}{sums} FROM {relation} WHERE {condition} GROUP BY ts, host{tags}) AS rows {order}"
-        ))
+        };
+        let series: Vec<String> = ["host".to_owned()].into_iter().chain(table.tags().map(|tag| ident(tag))).collect();
+        let condition = condition(query);
+        let (columns, from) = if query.tier == Tier::Raw {
+            let columns = fields.iter().map(|(field, _)| format!(", {}", ident(field))).collect();
+            (columns, format!("{relation} AS rows WHERE {condition}"))
+        } else {
+            let relation = format!("(SELECT * FROM {relation} WHERE {condition})");
+            let numbers = fields.into_iter().filter(|(_, kind)| is_summarized(*kind)).map(|(field, _)| field).collect();
+            let summaries =
+                Summaries { relation, series: series.clone(), fields: numbers, quantiles: &query.quantiles };
+            (summaries.columns(), summaries.rows())
+        };
+        let series: Vec<String> = series.iter().map(|key| format!("rows.{key}")).collect();
+        let series = series.join(", ");
+        // By the column of that name and not by the text that is made of it.
+        Ok(format!("SELECT {ts}, {series}{columns} FROM {from} ORDER BY {series}, rows.ts"))
     }
 
     fn exists(&self, table: &str) -> Result<bool, LakeError> {

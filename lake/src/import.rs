@@ -9,6 +9,7 @@
 
 mod columns;
 mod error;
+mod json_lines;
 mod store;
 mod table;
 

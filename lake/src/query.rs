@@ -59,6 +59,15 @@ pub struct ReaderLimits {
     pub timeout: Duration,
 }
 
+/// The queries of a reader at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueryLoad {
+    /// Queries that run.
+    pub running: usize,
+    /// Queries that wait for a connection.
+    pub waiting: usize,
+}
+
 /// What a query found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer<T> {
@@ -149,6 +158,12 @@ impl LakeReader {
     #[must_use]
     pub fn attachment(&self) -> Attachment {
         self.state.read().unwrap_or_else(PoisonError::into_inner).attachment
+    }
+
+    /// How many queries run and wait now.
+    #[must_use]
+    pub fn load(&self) -> QueryLoad {
+        self.state().queries.load()
     }
 
     /// The positions that the lake holds now; those of an empty lake before it is attached.

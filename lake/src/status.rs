@@ -24,6 +24,8 @@ pub struct LakeStatus {
     pub catalog: CatalogStatus,
     /// All tables of measurements and their rollups, by name.
     pub tables: Vec<TableStatus>,
+    /// What each measurement takes with its rollups, the largest first.
+    pub measurements: Vec<MeasurementUsage>,
     /// The sums of all tables.
     pub total: Usage,
     /// Files that the lake needs no more and that are still there.
@@ -101,6 +103,21 @@ pub struct TableStatus {
     pub newest_ms: Option<i64>,
 }
 
+/// What a measurement takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MeasurementUsage {
+    /// The measurement.
+    pub measurement: String,
+    /// Size of all its files in bytes.
+    pub bytes: u64,
+    /// Those of samples.
+    pub raw_bytes: u64,
+    /// Those of summaries by minute.
+    pub minute_bytes: u64,
+    /// Those of summaries by hour.
+    pub hour_bytes: u64,
+}
+
 /// Up to where the lake contains a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PositionStatus {
@@ -136,6 +153,7 @@ impl LakeStatus {
         tables.iter().for_each(|table| total.add(&table.usage));
         Ok(Self {
             catalog: catalog(connection, config)?,
+            measurements: measurements(&tables),
             total,
             unused_files: number(connection, &format!("FROM {CATALOG}.ducklake_files_scheduled_for_deletion"))?,
             positions: positions(&Positions::read(connection)?),
@@ -194,6 +212,27 @@ fn tables(connection: &Connection) -> Result<Vec<TableStatus>, LakeError> {
         TableStatus { measurement, tier, table, usage, oldest_ms, newest_ms }
     });
     Ok(status.collect())
+}
+
+/// The tables' sizes by measurement.
+fn measurements(tables: &[TableStatus]) -> Vec<MeasurementUsage> {
+    let mut sizes = BTreeMap::<&str, BTreeMap<Tier, u64>>::new();
+    for status in tables {
+        *sizes.entry(&status.measurement).or_default().entry(status.tier).or_default() += status.usage.bytes;
+    }
+    let of = |(measurement, tiers): (&str, BTreeMap<Tier, u64>)| {
+        let bytes = |tier| tiers.get(&tier).copied().unwrap_or_default();
+        MeasurementUsage {
+            measurement: measurement.to_owned(),
+            bytes: tiers.values().sum(),
+            raw_bytes: bytes(Tier::Raw),
+            minute_bytes: bytes(Tier::Minute),
+            hour_bytes: bytes(Tier::Hour),
+        }
+    };
+    let mut usage: Vec<_> = sizes.into_iter().map(of).collect();
+    usage.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.measurement.cmp(&b.measurement)));
+    usage
 }
 
 fn tier_of(table: &str) -> (String, Tier) {

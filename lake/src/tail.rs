@@ -4,6 +4,8 @@
 //! tail forgets a message when the lake contains it, or when it would grow past its bound; it remembers up to where it has
 //! forgotten, and says so when a snapshot is older than that.
 
+mod packed;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, PoisonError, RwLock},
@@ -11,6 +13,7 @@ use std::{
 
 use plimsoll_nats::{Batch, HostId, Incarnation, Name, PartitionId, Position, Sequence};
 
+use self::packed::{Names, Packed};
 use crate::Positions;
 
 /// Rows newer than the lake's positions. Shared between the task that fills it and the queries that read it.
@@ -23,9 +26,13 @@ pub struct Tail {
 #[derive(Debug, Default)]
 struct State {
     partitions: BTreeMap<PartitionId, PartitionTail>,
+    names: Names,
+    /// The sum of the partitions'.
     bytes: usize,
     dropped: u64,
 }
+
+type SeriesKey = (HostId, Name);
 
 #[derive(Debug)]
 struct PartitionTail {
@@ -35,14 +42,16 @@ struct PartitionTail {
     /// Messages after this one may have been dropped for want of memory, not because the lake contains them.
     dropped: Sequence,
     reached: Sequence,
-    series: HashMap<(HostId, Name), VecDeque<TailMessage>>,
+    series: HashMap<SeriesKey, VecDeque<TailMessage>>,
+    bytes: usize,
 }
 
 #[derive(Debug, Clone)]
 struct TailMessage {
     sequence: Sequence,
+    /// Of its own, and of what it has in common with those before it, unless one after it has that too.
     bytes: usize,
-    batch: Arc<Batch>,
+    rows: Arc<Packed>,
 }
 
 /// What the tail adds to a snapshot of the lake.
@@ -69,8 +78,7 @@ impl Tail {
     pub fn reset(&self, partition: PartitionId, position: Position) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = state.partitions.remove(&partition) {
-            let bytes: usize = old.series.values().flatten().map(|message| message.bytes).sum();
-            state.bytes -= bytes;
+            state.bytes -= old.bytes;
         }
         let tail = PartitionTail {
             incarnation: position.incarnation,
@@ -78,6 +86,7 @@ impl Tail {
             dropped: Sequence(0),
             reached: position.sequence,
             series: HashMap::new(),
+            bytes: 0,
         };
         state.partitions.insert(partition, tail);
     }
@@ -87,16 +96,14 @@ impl Tail {
     /// Messages at or before the partition's start are ignored, and so is a partition that was never started.
     pub fn push(&self, partition: PartitionId, sequence: Sequence, batch: Option<Arc<Batch>>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(tail) = state.partitions.get_mut(&partition) else { return };
+        let State { partitions, names, bytes, .. } = &mut *state;
+        let Some(tail) = partitions.get_mut(&partition) else { return };
         if sequence <= tail.reached {
             return;
         }
         tail.reached = sequence;
         let Some(batch) = batch else { return };
-        let bytes = batch.weight();
-        let key = (batch.host.clone(), batch.measurement.clone());
-        tail.series.entry(key).or_default().push_back(TailMessage { sequence, bytes, batch });
-        state.bytes += bytes;
+        *bytes += tail.push(sequence, &batch, names);
         if state.bytes > self.max_bytes {
             state.shrink(self.max_bytes);
         }
@@ -122,6 +129,20 @@ impl Tail {
         host: Option<&HostId>,
         measurement: Option<&Name>,
     ) -> Result<TailSelection, StaleSnapshot> {
+        let (mut found, complete) = self.find(positions, host, measurement)?;
+        found.sort_by_key(|(_, message)| message.sequence);
+        let unpack =
+            |((host, measurement), message): (_, TailMessage)| Arc::new(message.rows.unpack(&host, &measurement));
+        Ok(TailSelection { batches: found.into_iter().map(unpack).collect(), complete })
+    }
+
+    /// The messages of a selection with their series, and whether nothing is missing.
+    fn find(
+        &self,
+        positions: &Positions,
+        host: Option<&HostId>,
+        measurement: Option<&Name>,
+    ) -> Result<(Vec<(SeriesKey, TailMessage)>, bool), StaleSnapshot> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let (mut found, mut complete) = (Vec::new(), true);
         for (partition, tail) in &state.partitions {
@@ -131,11 +152,13 @@ impl Tail {
             } else if contained < tail.forgotten {
                 return Err(StaleSnapshot);
             }
-            let mut take = |messages| found.extend(after(messages, contained));
+            let mut take = |key: &SeriesKey, messages| {
+                found.extend(after(messages, contained).map(|message| (key.clone(), message.clone())));
+            };
             match (host, measurement) {
                 (Some(host), Some(measurement)) => {
-                    if let Some(messages) = tail.series.get(&(host.clone(), measurement.clone())) {
-                        take(messages);
+                    if let Some((key, messages)) = tail.series.get_key_value(&(host.clone(), measurement.clone())) {
+                        take(key, messages);
                     }
                 }
                 _ => tail
@@ -143,11 +166,10 @@ impl Tail {
                     .iter()
                     .filter(|(key, _)| host.is_none_or(|host| key.0 == *host))
                     .filter(|(key, _)| measurement.is_none_or(|measurement| key.1 == *measurement))
-                    .for_each(|(_, messages)| take(messages)),
+                    .for_each(|(key, messages)| take(key, messages)),
             }
         }
-        found.sort_by_key(|message| message.sequence);
-        Ok(TailSelection { batches: found.into_iter().map(|message| Arc::clone(&message.batch)).collect(), complete })
+        Ok((found, complete))
     }
 
     /// Bytes held, roughly, and messages dropped for want of memory so far.
@@ -162,7 +184,7 @@ impl State {
     /// Drops the older half of what the largest partition holds, until the rest fits.
     fn shrink(&mut self, max_bytes: usize) {
         while self.bytes > max_bytes {
-            let largest = self.partitions.values_mut().max_by_key(|tail| tail.bytes());
+            let largest = self.partitions.values_mut().max_by_key(|tail| tail.bytes);
             let Some(tail) = largest else { return };
             let mut sequences: Vec<Sequence> = tail.series.values().flatten().map(|message| message.sequence).collect();
             if sequences.is_empty() {
@@ -179,6 +201,24 @@ impl State {
 }
 
 impl PartitionTail {
+    /// Adds a message; returns the bytes that it takes.
+    fn push(&mut self, sequence: Sequence, batch: &Batch, names: &mut Names) -> usize {
+        let key = (batch.host.clone(), names.shared(&batch.measurement));
+        let messages = self.series.entry(key).or_default();
+        let before = messages.back_mut();
+        let rows = Packed::new(batch, before.as_ref().map(|before| &*before.rows), names);
+        let (own, shape) = (rows.weight(), rows.shape_weight());
+        let mut added = own + shape;
+        if let Some(before) = before.filter(|before| before.rows.shares_with(&rows)) {
+            // What they share goes with the last one that has it.
+            before.bytes -= shape;
+            added -= shape;
+        }
+        messages.push_back(TailMessage { sequence, bytes: own + shape, rows: Arc::new(rows) });
+        self.bytes += added;
+        added
+    }
+
     /// Forgets messages up to a sequence, inclusive; returns the bytes freed.
     fn forget(&mut self, upto: Sequence) -> usize {
         self.forgotten = self.forgotten.max(upto);
@@ -189,11 +229,8 @@ impl PartitionTail {
             freed += messages.drain(..gone).map(|message| message.bytes).sum::<usize>();
             !messages.is_empty()
         });
+        self.bytes -= freed;
         freed
-    }
-
-    fn bytes(&self) -> usize {
-        self.series.values().flatten().map(|message| message.bytes).sum()
     }
 }
 
@@ -270,11 +307,30 @@ mod tests {
         assert_eq!(times(&tail.select(&positions(4), None, None).expect("held")), [5]);
     }
 
+    /// Bytes of one message, and of each after it.
+    fn weights() -> (usize, usize) {
+        let (one, two) = (filled(usize::MAX, 1).usage().0, filled(usize::MAX, 2).usage().0);
+        (one, two - one)
+    }
+
+    #[test]
+    fn what_messages_have_in_common_counts_once_until_the_last_has_gone() {
+        let (first, next) = weights();
+        assert!(next < first, "{next} of {first}");
+        let tail = filled(usize::MAX, 10);
+        assert_eq!(tail.usage().0, first + 9 * next);
+        tail.forget(&positions(9));
+        assert_eq!(tail.usage().0, first, "the last one has it");
+        tail.forget(&positions(10));
+        assert_eq!(tail.usage().0, 0);
+    }
+
     #[test]
     fn a_full_tail_drops_the_oldest_and_says_so() {
-        let tail = filled(batch(1).weight() * 10, 100);
+        let (first, next) = weights();
+        let tail = filled(first + 9 * next, 100);
         let (bytes, dropped) = tail.usage();
-        assert!(bytes <= batch(1).weight() * 10 && dropped >= 90);
+        assert!(bytes <= first + 9 * next && dropped >= 90, "{bytes} {dropped}");
         let selection = tail.select(&positions(0), None, None).expect("answers all the same");
         assert!(!selection.complete);
         assert_eq!(times(&selection).last(), Some(&100));
@@ -288,6 +344,6 @@ mod tests {
         tail.reset(partition(), Position::start(Incarnation(8)));
         tail.push(partition(), Sequence(1), Some(batch(1)));
         assert_eq!(times(&tail.select(&positions(5), None, None).expect("held")), [1]);
-        assert_eq!(tail.usage().0, batch(1).weight());
+        assert_eq!(tail.usage().0, weights().0);
     }
 }

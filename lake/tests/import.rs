@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use plimsoll_lake::{
     CommitOutcome, LakeConfig, LakeWriter, PendingMessage, Tier,
-    export::{ExportError, ExportFormat, ExportQuery, ExportReport, Exporter},
+    export::{ExportError, ExportFormat, ExportQuery, ExportReport, Exporter, Quantile},
     import::{Chunk, ImportError, ImportOptions, Importer, Precision, Stored, TableFormat, TableSource},
-    rollup::SUMMARY_TYPE,
+    rollup::{RollupLimits, SUMMARY_TYPE},
     schema::AdmitError,
     writer::CommitSet,
 };
@@ -84,10 +85,15 @@ fn import_with(importer: &mut Importer, source: TableSource) -> Result<(Stored, 
 }
 
 fn source(path: &Path, measurement: &str) -> TableSource {
-    let is_parquet = path.extension().is_some_and(|extension| extension == "parquet");
+    let file = path.to_str().expect("text");
+    let format = match file.trim_end_matches(".zst").rsplit_once('.').expect("an extension").1 {
+        "parquet" => TableFormat::Parquet,
+        "jsonl" => TableFormat::JsonLines,
+        _ => TableFormat::Csv,
+    };
     TableSource {
         path: path.to_owned(),
-        format: if is_parquet { TableFormat::Parquet } else { TableFormat::Csv },
+        format,
         measurement: name(measurement),
         host: None,
         host_column: None,
@@ -105,6 +111,7 @@ fn query(measurement: &str, format: ExportFormat) -> ExportQuery {
     ExportQuery {
         measurement: name(measurement),
         tier: Tier::Raw,
+        quantiles: Vec::new(),
         from_ms: None,
         to_ms: None,
         hosts: Vec::new(),
@@ -158,13 +165,15 @@ fn what_is_exported_is_imported_as_it_was() {
         (ExportFormat::Parquet, false, "hard.parquet"),
         (ExportFormat::Csv, false, "hard.csv"),
         (ExportFormat::Csv, true, "hard.csv.zst"),
+        (ExportFormat::JsonLines, false, "hard.jsonl"),
+        (ExportFormat::JsonLines, true, "hard.jsonl.zst"),
     ] {
         let (path, report) = lake.export(&ExportQuery { compress, ..query("hard", format) }, file).expect("exports");
         assert_eq!(report.rows, 10);
         let again = lake.import(source(&path, "hard")).expect("imports");
         assert_eq!((again.rows, again.contained, again.differing), (0, 10, 0), "{file}: the lake has them");
         let fresh = TestLake::new();
-        let tags = (format == ExportFormat::Csv).then(|| vec!["disk".to_owned()]);
+        let tags = (format != ExportFormat::Parquet).then(|| vec!["disk".to_owned()]);
         let stored = fresh.import(TableSource { tags, ..source(&path, "hard") }).expect("imports");
         assert_eq!((stored.read, stored.rows, stored.bad), (10, 10, 0), "{file}");
         assert_eq!(fresh.rows("hard"), expected, "{file}");
@@ -190,6 +199,105 @@ fn json_lines_hold_what_is_stored() {
         first,
         r#"{"ts":"2026-09-21T14:13:15.000Z","host":"db-1","disk":null,"b":true,"f":0.1,"i":9223372036854775807,"s":""}"#
     );
+}
+
+const JSON: &str = r#"{"time":"2026-09-21T16:13:21.2509+02:00","Host":"web.example.org","busyPercent":2,"Disk Name":"sda"}
+
+{"Host":"db","busyPercent":NaN,"ops":9.5,"none":null,"e":{"x":1},"time":"2026-09-21T14:13:22Z","state":"","ok":true}
+{"Host":"db","busyPercent":-1e-7,"big":-9223372036854775808,"time":"2026-09-21T14:13:23Z","state":"5ä","ok":null}
+"#;
+
+#[test]
+fn foreign_json_lines_become_rows_by_the_types_of_their_values() {
+    let lake = TestLake::new();
+    let path = lake.file("disks.jsonl", &format!("\u{feff}{JSON}"));
+    let told = lake.import(source(&path, "disks")).expect_err("an object").to_string();
+    assert!(
+        told.ends_with("column `e` is of type object, which no field has: leave it out with --exclude e"),
+        "{told}"
+    );
+    let tags = Some(vec!["Disk Name".to_owned()]);
+    let exclude = vec!["e".to_owned()];
+    let stored = lake.import(TableSource { tags, exclude, ..source(&path, "disks") }).expect("imports");
+    assert_eq!((stored.read, stored.rows, stored.bad), (3, 3, 0));
+    let columns = "SELECT string_agg(column_name || ' ' || data_type, ', ' ORDER BY column_name)
+                   FROM duckdb_columns() WHERE table_name = 'disks' AND database_name = 'lake'";
+    assert_eq!(
+        lake.text(columns),
+        "big BIGINT, busypercent DOUBLE, disk_name VARCHAR, host VARCHAR, ok BOOLEAN, ops DOUBLE, state VARCHAR, ts TIMESTAMP_MS",
+        "a name that never has a value is no column"
+    );
+    assert_eq!(
+        lake.rows("disks"),
+        "{'ts': '2026-09-21 14:13:21.25', 'host': web-example-org, 'big': NULL, 'busypercent': 2.0, 'disk_name': sda, 'ok': NULL, 'ops': NULL, 'state': NULL}\n\
+         {'ts': '2026-09-21 14:13:22', 'host': db, 'big': NULL, 'busypercent': NULL, 'disk_name': NULL, 'ok': true, 'ops': 9.5, 'state': ''}\n\
+         {'ts': '2026-09-21 14:13:23', 'host': db, 'big': -9223372036854775808, 'busypercent': -1e-07, 'disk_name': NULL, 'ok': NULL, 'ops': NULL, 'state': 5ä}"
+    );
+}
+
+#[test]
+fn a_bad_line_of_json_is_told_by_its_number_or_is_left_out_and_counted() {
+    let lake = TestLake::new();
+    let object = |second: &str, v: &str| {
+        format!(r#"{{"ts":"2026-09-21T14:13:{second}Z","host":"h","v":{v},"f":0.5,"ok":true}}"#)
+    };
+    lake.import(source(&lake.file("first.jsonl", &object("00", "0")), "m")).expect("imports");
+    let long = format!(r#"{{"ts":"{}"}}"#, "x".repeat(16 * 1024 * 1024));
+    for (bad, expected) in [
+        ("nonsense", "line 4: expected a JSON object (at column 2: expected ident), found `nonsense`"),
+        (
+            r#"{"ts":"x" "host":1}"#,
+            "line 4: expected a JSON object (at column 11: expected `,` or `}`), found `{\\\"ts\\\":\\\"x\\\" \\\"host\\\":1}`",
+        ),
+        ("[1]", "line 4: expected a JSON object, found `[1]`"),
+        (
+            r#"{"v":1,"v":2}"#,
+            "line 4: expected a JSON object that has each name once, found `{\\\"v\\\":1,\\\"v\\\":2}`",
+        ),
+        ("{\"v\":\"\u{ff}\"}", "line 4: expected text in UTF-8"),
+        (&*long, "line 4: expected a line of less than 16777216 bytes"),
+        (
+            &*object("xx", "1"),
+            "line 4, column `ts`: expected a time such as 2026-11-21T12:00:00Z, found `2026-09-21T14:13:xxZ`",
+        ),
+        (r#"{"host":"h","v":1}"#, "line 4, column `ts`: expected a time such as 2026-11-21T12:00:00Z, found nothing"),
+        (
+            &*object("09", "9223372036854775808"),
+            "line 4, column `v`: expected an integer of 64 bits with sign, found `9223372036854775808`",
+        ),
+        (&*object("09", "\"one\""), "line 4, column `v`: expected an integer of 64 bits with sign, found `one`"),
+        (&*object("09", "true"), "line 4, column `v`: expected an integer of 64 bits with sign, found `true`"),
+        (&*object("09", "1").replace("0.5", "-Infinity"), "line 4, column `f`: expected a number, found `-Infinity`"),
+        (&*object("09", "1").replace("true", "2"), "line 4, column `ok`: expected true or false, found `2`"),
+    ] {
+        let text = format!("{}\n\n{}\r\n{bad}\n{}", object("01", "1"), object("02", "2"), object("03", "3"));
+        let path = lake.file("m.jsonl", "");
+        let bytes: Vec<u8> =
+            if bad.contains('\u{ff}') { text.chars().map(|c| c as u8).collect() } else { text.into_bytes() };
+        fs::write(&path, bytes).expect("written");
+        let dry = ImportOptions { dry_run: true, ..OPTIONS };
+        let mut importer = Importer::open(&lake.config, dry).expect("opens");
+        let error = import_with(&mut importer, source(&path, "m")).expect_err(expected).to_string();
+        assert_eq!(error, format!("`{}`, {expected}", path.display()));
+        let skipping = TableSource { skip_bad: true, ..source(&path, "m") };
+        let (stored, chunks) = import_with(&mut importer, skipping).expect("imports");
+        assert_eq!((stored.read, stored.rows, stored.bad), (4, 3, 1), "{expected}");
+        let told: Vec<String> = chunks.iter().flat_map(|chunk| &chunk.bad).map(ToString::to_string).collect();
+        assert_eq!(told, [expected]);
+    }
+    for (text, expected) in [
+        ("", "expected a JSON object a line, found nothing"),
+        (r#"{"ts":1,"V":1,"v":1}"#, "`V` and `v` differ in nothing but capitals: give one of them another name"),
+        (r#"{"ts":1,"":1}"#, "an object has a value without a name: give it one"),
+        (
+            r#"{"ts":1790000000,"host":"h","v":1}"#,
+            "column `ts` holds numbers such as 1790000000: tell their unit by --precision ns, us, ms or s (most likely s)",
+        ),
+    ] {
+        let path = lake.file("m.jsonl", text);
+        let error = lake.import(source(&path, "m")).expect_err(expected).to_string();
+        assert_eq!(error, format!("`{}`: {expected}", path.display()));
+    }
 }
 
 #[test]
@@ -239,6 +347,80 @@ fn summaries_are_added_up() {
     let header = lines.next().expect("names");
     assert_eq!(header, "ts,host,disk,b_count,b_sum,b_min,b_max,f_count,f_sum,f_min,f_max,i_count,i_sum,i_min,i_max");
     assert_eq!(lines.collect::<Vec<_>>(), ["2026-09-21T14:13:00.000Z,h,,,,,,3,30.0,1.0,3.0,,,,"]);
+}
+
+#[test]
+fn quantiles_of_summaries_are_within_one_percent_of_the_exact_ones() {
+    const MINUTE_MS: i64 = NOW_MS / 60_000 * 60_000 - 120_000;
+    let value = |series: i64, second: i64| match (series * 7919 + second * 104_729) % 997 {
+        n if n % 10 == 0 => 0.0,
+        n if n % 3 == 0 => -(n as f64) * 1.7,
+        n => (n as f64).powi(3) * 1e-4,
+    };
+    let batch = |disk: i64, seconds: std::ops::Range<i64>| Batch {
+        host: HostId::parse("h").expect("host"),
+        measurement: name("m"),
+        epoch: ulid::Ulid::nil(),
+        seq: 1,
+        times: seconds.clone().map(|second| MINUTE_MS + second * 1000).collect(),
+        tags: if disk == 0 {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(name("disk"), vec![disk.to_string(); seconds.clone().count()])])
+        },
+        fields: BTreeMap::from([
+            (
+                name("f"),
+                Column::Float(seconds.clone().map(|second| (second % 4 > 0).then(|| value(disk, second))).collect()),
+            ),
+            (
+                name("i"),
+                Column::Integer(seconds.clone().map(|second| (disk == 0).then_some(second * second)).collect()),
+            ),
+            (name("s"), Column::Text(seconds.map(|_| Some("x".to_owned())).collect())),
+        ]),
+    };
+    let lake = TestLake::new();
+    let writer = LakeWriter::open(&lake.config).expect("opens");
+    // Two commits, so that two rows stand for the second minute.
+    for (number, seconds) in [0..70, 70..120].into_iter().enumerate() {
+        let partition = PartitionId::new(0).expect("exists");
+        let sequence = |n: u64| Sequence(number as u64 * 2 + n);
+        let message = |n: u64, batch| PendingMessage { partition, sequence: sequence(n), stored_ms: NOW_MS, batch };
+        let messages = vec![message(1, batch(0, seconds.clone())), message(2, batch(1, seconds))];
+        let position = Position { incarnation: Incarnation(7), sequence: sequence(2) };
+        let set = CommitSet { messages, reached: BTreeMap::from([(partition, position)]), current: None };
+        writer.commit(&set).expect("commits");
+        let at_once = RollupLimits { minute_every: Duration::ZERO, ..RollupLimits::default() };
+        writer.roll_up(&at_once, || true).expect("rolls up");
+    }
+    drop(writer);
+    assert_eq!(lake.text("SELECT count(*)::VARCHAR FROM lake.main.m_1m"), "6", "the second minute in two parts");
+    let quantiles = [0.0, 0.5, 0.95, 0.999, 1.0];
+    let asked = ExportQuery {
+        tier: Tier::Minute,
+        quantiles: quantiles.iter().filter_map(|q| Quantile::parse(&q.to_string())).collect(),
+        ..query("m", ExportFormat::JsonLines)
+    };
+    let (path, report) = lake.export(&asked, "m.jsonl").expect("exports");
+    assert_eq!(report.rows, 4);
+    let text = fs::read_to_string(path).expect("text");
+    for (line, (disk, minute)) in text.lines().zip([(1, 0), (1, 1), (0, 0), (0, 1)]) {
+        let row: serde_json::Value = serde_json::from_str(line).expect("an object");
+        let seconds = || (minute * 60..minute * 60 + 60).filter(|second| second % 4 > 0);
+        let mut exact: Vec<f64> = seconds().map(|second| value(disk, second)).collect();
+        exact.sort_by(f64::total_cmp);
+        assert_eq!((&row["f_count"], &row["f_max"]), (&exact.len().into(), &exact[exact.len() - 1].into()), "{line}");
+        for (quantile, suffix) in quantiles.iter().zip(["p0", "p50", "p95", "p99_9", "p100"]) {
+            let rank = ((quantile * exact.len() as f64).ceil() as usize).max(1);
+            let (told, exact) = (row[format!("f_{suffix}")].as_f64().expect("a number"), exact[rank - 1]);
+            assert!((told - exact).abs() <= exact.abs() * 0.01, "{suffix} of {line}: {exact}");
+        }
+        assert_eq!(row["i_p50"].is_null(), disk == 1, "a field without values has no quantile: {line}");
+    }
+    let raw = ExportQuery { tier: Tier::Raw, ..asked };
+    let refused = lake.export(&raw, "raw.jsonl").expect_err("raw rows are no summaries").to_string();
+    assert_eq!(refused, "raw rows have no quantiles, summaries have: export the tier `1m` or `1h`");
 }
 
 const CSV: &str = "Time,Host,Disk Name,busyPercent,ops,state,Extra Col\n\

@@ -77,6 +77,12 @@ fn tables_hosts_positions_and_catalog_are_told_while_a_writer_is_at_work() {
     assert_eq!(status.total.bytes, files, "the sizes are those of the files");
     assert_eq!((status.total.rows, status.total.points, status.total.files), (45, 67, 4));
 
+    let sizes = |table: &str| status.tables.iter().find(|status| status.table == table).expect("there").usage.bytes;
+    let measurements: Vec<_> = status.measurements.iter().map(|usage| (&*usage.measurement, usage.bytes)).collect();
+    assert_eq!(measurements, [("cpu", sizes("cpu") + sizes("cpu_1m")), ("load", sizes("load"))]);
+    let cpu = &status.measurements[0];
+    assert_eq!((cpu.raw_bytes, cpu.minute_bytes, cpu.hour_bytes), (sizes("cpu"), sizes("cpu_1m"), 0));
+
     let hosts = status.hosts.expect("asked for");
     assert_eq!(hosts.iter().map(|host| (&*host.host, host.rows)).collect::<Vec<_>>(), [("a", 35), ("b", 10)]);
     let shares: u64 = hosts.iter().map(|host| host.bytes).sum();

@@ -12,7 +12,7 @@ const HEAD: &str = "\
 
 <!-- Written by `make docs` from nats/src/catalog/. Edit that, not this. -->
 
-What agents send without being told to, and `plimsoll`, which ingest sends. Each measurement is a table of the [lake](user-guide.md#query-with-sql) with the columns `ts`,
+What agents send without being told to, and `plimsoll`, which the services send. Each measurement is a table of the [lake](user-guide.md#query-with-sql) with the columns `ts`,
 `host`, its tags and its fields, and a subject `plimsoll.metrics.<host>.<measurement>`. What a host cannot tell, for want of hardware, kernel
 or permission, is nil or has no row: `plimsoll-agent check` says why. Counters only go up, until their source starts anew; gauges go up
 and down. The last column names the metrics of [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/system/system-metrics/) and, after

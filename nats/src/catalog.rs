@@ -8,7 +8,7 @@ mod custom;
 mod gpu;
 mod hardware;
 mod network;
-mod pipeline;
+pub mod pipeline;
 mod process;
 mod storage;
 mod system;
@@ -177,10 +177,17 @@ pub fn measurement(name: &str) -> Option<&'static MeasurementSpec> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
 
     use super::*;
     use crate::Name;
+
+    #[test]
+    fn each_field_about_the_pipeline_is_sent_by_a_service() {
+        let described: BTreeSet<_> = pipeline::PLIMSOLL.fields.iter().map(|field| field.name).collect();
+        let sent: BTreeSet<_> = pipeline::SENT.iter().flat_map(|(_, fields)| *fields).copied().collect();
+        assert_eq!(described, sent);
+    }
 
     #[test]
     fn names_units_and_kinds_follow_the_contract() {

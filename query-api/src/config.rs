@@ -28,6 +28,8 @@ pub struct QueryApiConfig {
     pub query_timeout: Duration,
     /// Queries that run at the same time; default 4.
     pub connections: NonZeroUsize,
+    /// Whether the service publishes the measurement `plimsoll` about itself; default true.
+    pub publish_metrics: bool,
     /// The broker.
     pub nats: NatsConfig,
     /// The lake.
@@ -42,6 +44,7 @@ impl Default for QueryApiConfig {
             tail_max_bytes: 256 * 1024 * 1024,
             query_timeout: Duration::from_secs(30),
             connections: NonZeroUsize::new(4).expect("4 is not 0"),
+            publish_metrics: true,
             nats: NatsConfig::default(),
             lake: LakeConfig::default(),
         }

@@ -23,6 +23,8 @@ use plimsoll_nats::{
     Batch, Client, HostId, Incarnation, PartitionId, Sequence,
     clock::unix_ms,
     dead::chain,
+    delivery::DeliveryError,
+    report::Reached,
     streams::{self, DeclareError},
     subject::{self, MetricSubject},
 };
@@ -107,16 +109,8 @@ enum SessionError {
     Positions(#[from] LakeError),
     #[error("failed to look up where the tail begins")]
     Begin(#[source] jetstream::stream::RawMessageError),
-    #[error("failed to create the consumer")]
-    Consumer(#[source] async_nats::Error),
-    #[error("failed to pull messages")]
-    Pull(#[source] async_nats::Error),
-    #[error("failed to understand a delivery")]
-    Delivery(#[source] async_nats::Error),
-    #[error("the broker ended the delivery")]
-    Ended,
-    #[error("a delivery was lost")]
-    Gap,
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
     #[error("the lake's positions have gone back")]
     Rewound,
 }
@@ -181,17 +175,18 @@ impl Feed {
                 biased;
                 // Maybe of a request that this session has begun with already.
                 () = self.state.rewound.notified() => continue,
-                message = messages.next() => message.ok_or(SessionError::Ended)?,
+                message = messages.next() => message.ok_or(DeliveryError::Ended)?,
             };
-            let message = message.map_err(|error| SessionError::Pull(error.into()))?;
-            let info = message.info().map_err(SessionError::Delivery)?;
+            let message = message.map_err(|error| DeliveryError::Pull(error.into()))?;
+            let info = message.info().map_err(DeliveryError::Place)?;
             delivered += 1;
             if info.consumer_sequence != delivered {
-                return Err(SessionError::Gap);
+                return Err(DeliveryError::Gap.into());
             }
             last = Sequence(info.stream_sequence);
             let stored_ms = unix_ms(info.published.unix_timestamp_nanos());
             self.take(&message, last, stored_ms);
+            self.metrics.read(Reached { stored_ms, pending: info.pending });
             self.progress = Some((incarnation, last));
         }
     }
@@ -247,7 +242,7 @@ impl Feed {
     }
 }
 
-async fn consume(stream: &jetstream::stream::Stream, start: Sequence) -> Result<pull::Stream, SessionError> {
+async fn consume(stream: &jetstream::stream::Stream, start: Sequence) -> Result<pull::Stream, DeliveryError> {
     let config = pull::Config {
         description: Some("tail of a query service".to_owned()),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start.next().0 },
@@ -258,7 +253,7 @@ async fn consume(stream: &jetstream::stream::Stream, start: Sequence) -> Result<
         num_replicas: 1,
         ..pull::Config::default()
     };
-    let consumer = stream.create_consumer(config).await.map_err(|error| SessionError::Consumer(error.into()))?;
+    let consumer = stream.create_consumer(config).await.map_err(|error| DeliveryError::Consumer(error.into()))?;
     consumer
         .stream()
         .max_messages_per_batch(PULL_MESSAGES)
@@ -266,5 +261,5 @@ async fn consume(stream: &jetstream::stream::Stream, start: Sequence) -> Result<
         .heartbeat(HEARTBEAT)
         .messages()
         .await
-        .map_err(|error| SessionError::Pull(error.into()))
+        .map_err(|error| DeliveryError::Pull(error.into()))
 }

@@ -11,15 +11,13 @@ pub mod metrics;
 pub mod rules;
 pub mod stats;
 
-use std::time::Instant;
-
 use plimsoll_lake::{
     Tier,
     query::{QueryError, TierChoice, TierPart, parse_tier},
 };
 use plimsoll_nats::{HostId, Name, catalog};
 
-use crate::{app::App, metrics::QueryLabels, params::Params, problem::ApiError};
+use crate::{app::App, params::Params, problem::ApiError};
 
 /// What a measurement's name must look like, for an error message.
 pub(crate) const EXPECTED_MEASUREMENT: &str = "a measurement such as `cpu`: see /api/measurements";
@@ -86,9 +84,9 @@ impl App {
         query: &'static str,
         work: impl Future<Output = Result<T, QueryError>>,
     ) -> Result<T, QueryError> {
-        let started = Instant::now();
+        let running = self.metrics.query(query);
         let outcome = work.await;
-        self.metrics.query_seconds.get_or_create(&QueryLabels { query }).observe(started.elapsed().as_secs_f64());
+        running.end(&outcome);
         outcome
     }
 

@@ -21,17 +21,24 @@ pub mod times;
 use std::{sync::Arc, time::Duration};
 
 use plimsoll_lake::{LakeReader, Tail, query::ReaderLimits};
-use plimsoll_nats::{Client, streams};
+use plimsoll_nats::{Client, report::Reporter, streams};
 use plimsoll_service::ops::{self, Ops};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::App, attach::LakeWatch, feed::Feed, feed::FeedState, guard::AllowedHosts, live::LiveHub, metrics::Metrics,
+    app::App,
+    attach::LakeWatch,
+    feed::{Feed, FeedState},
+    guard::AllowedHosts,
+    live::LiveHub,
+    metrics::{Metrics, Watched},
     mirror::Mirror,
 };
 pub use crate::{config::QueryApiConfig, error::QueryApiError};
 
+/// What the service is called in the measurement `plimsoll`.
+pub const SERVICE: &str = "query_api";
 /// How long live connections and background tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Pause before the streams are declared again.
@@ -83,15 +90,16 @@ pub async fn run_with(
     readiness.fail("lake", "not attached yet");
     declare(&client, &config, &shutdown).await?;
     let limits = ReaderLimits { connections: config.connections, timeout: config.query_timeout };
+    let reader = Arc::new(LakeReader::new(&config.lake, limits)?);
     let app = App {
         client,
-        reader: Arc::new(LakeReader::new(&config.lake, limits)?),
+        metrics: Metrics::register(&ops, &reader),
+        reader,
         tail: Arc::new(Tail::new(config.tail_max_bytes)),
         feed: Arc::new(FeedState::default()),
         hosts: Arc::new(Mirror::new(streams::HOSTS)),
         alerts: Arc::new(Mirror::new(streams::ALERT_STATE)),
         live: Arc::new(LiveHub::default()),
-        metrics: Metrics::register(&ops),
         shutdown: shutdown.child_token(),
         connections: TaskTracker::new(),
     };
@@ -140,6 +148,10 @@ fn start(app: &App, config: &QueryApiConfig, ops: &Ops, tasks: &TaskTracker) {
         readiness: ops.readiness.clone(),
         metrics: metrics.clone(),
     };
+    if config.publish_metrics {
+        let watched = Watched { metrics: metrics.clone(), reader: Arc::clone(&reader), tail: Arc::clone(&tail) };
+        tasks.spawn(Reporter::new(&client, SERVICE, config.http.port(), watched).run(shutdown.clone()));
+    }
     let tail_feed = Feed::new(client.clone(), reader, tail, feed, metrics);
     let stop = shutdown.clone();
     let following = tasks.clone();

@@ -22,6 +22,7 @@ Keys of the configuration file, their variables and defaults:
   tail_max_bytes    PLIMSOLL_QUERY_API__TAIL_MAX_BYTES   268435456 (256 MiB)
   query_timeout     PLIMSOLL_QUERY_API__QUERY_TIMEOUT    30s
   connections       PLIMSOLL_QUERY_API__CONNECTIONS      4
+  publish_metrics   PLIMSOLL_QUERY_API__PUBLISH_METRICS  true (whether it publishes the measurement `plimsoll` about itself)
   nats.url          PLIMSOLL_NATS__URL                   nats://127.0.0.1:4222
   lake.catalog      PLIMSOLL_LAKE__CATALOG               sqlite:./data/lake/catalog.sqlite
   lake.data_path    PLIMSOLL_LAKE__DATA_PATH             ./data/lake/data

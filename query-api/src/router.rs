@@ -62,7 +62,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let method = known_method(request.method()).to_owned();
     let mut response = next.run(request).await.into_response();
     let status = response.status().as_u16();
-    app.metrics.requests.get_or_create(&RequestLabels { route, method, status }).inc();
+    app.metrics.answered(&RequestLabels { route, method, status });
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -218,10 +218,15 @@ pub struct RunningWorker {
 
 impl RunningWorker {
     pub fn start(server: &TestServer) -> Self {
+        Self::reporting(server, false)
+    }
+
+    /// The same, where it may publish the measurement about itself.
+    pub fn reporting(server: &TestServer, publish_metrics: bool) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let shutdown = CancellationToken::new();
-        let config = AlertWorkerConfig { http: ([127, 0, 0, 1], 0).into(), nats: server.config() };
+        let config = AlertWorkerConfig { http: ([127, 0, 0, 1], 0).into(), publish_metrics, nats: server.config() };
         let task = runtime.spawn(plimsoll_alert_worker::run(config, shutdown.clone()));
         Self { runtime, task, shutdown }
     }

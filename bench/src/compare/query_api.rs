@@ -57,6 +57,7 @@ impl QueryApi {
             ("PLIMSOLL_NATS__URL", broker.to_owned()),
             ("PLIMSOLL_QUERY_API__HTTP", format!("127.0.0.1:{port}")),
             ("PLIMSOLL_QUERY_API__QUERY_TIMEOUT", "5m".to_owned()),
+            ("PLIMSOLL_QUERY_API__PUBLISH_METRICS", "false".to_owned()),
             ("PLIMSOLL_LAKE__CATALOG", lake.catalog),
             ("PLIMSOLL_LAKE__DATA_PATH", lake.data_path),
         ];

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::print_stderr, reason = "what a process says explains why its test fails")]
 
+pub mod delivery;
+
 use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
@@ -73,8 +75,10 @@ pub fn plimsoll() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
     command
         .stdin(Stdio::null())
-        // What ingest tells of itself would be counted among what tests send, and its host among the agents'.
+        // What services tell of themselves would be counted among what tests send, and their host among the agents'.
         .env("PLIMSOLL_INGEST__PUBLISH_METRICS", "false")
+        .env("PLIMSOLL_QUERY_API__PUBLISH_METRICS", "false")
+        .env("PLIMSOLL_ALERT_WORKER__PUBLISH_METRICS", "false")
         .env("PLIMSOLL_LOG", std::env::var("PLIMSOLL_LOG").unwrap_or_else(|_| "error".to_owned()))
         .env("PLIMSOLL_NATS__METRICS_MAX_BYTES", (512 * 1024 * 1024).to_string());
     command

@@ -21,21 +21,21 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Labels;
+use super::{Labels, integer};
 
 /// Counters and gauges of maintenance; those of the lake are told by the member that maintains it.
 #[derive(Debug, Clone)]
 pub struct MaintenanceMetrics {
-    pub(super) runs: Counter,
-    pub(super) failures: Counter,
+    runs: Counter,
+    failures: Counter,
     seconds: Histogram,
-    pub(super) rolled_up_rows: Counter,
-    pub(super) deleted_rows: Counter,
-    pub(super) merged_files: Counter,
+    rolled_up_rows: Counter,
+    deleted_rows: Counter,
+    merged_files: Counter,
     created_files: Counter,
-    pub(super) deleted_files: Counter,
+    deleted_files: Counter,
     expired_snapshots: Counter,
-    pub(super) postponed: Counter,
+    postponed: Counter,
     last_success: Gauge<f64, AtomicU64>,
     lease: Gauge,
     tables: Family<Labels, Gauge>,
@@ -136,21 +136,39 @@ impl MaintenanceMetrics {
         }
     }
 
-    /// Files of all tiers after the last run; none where another member maintains the lake.
-    pub(super) fn files(&self) -> Option<i64> {
-        self.sum(&self.files)
+    /// The fields of the measurement `plimsoll`: what was done, and where this member maintains the lake, what it holds.
+    pub(super) fn values(&self) -> Vec<(&'static str, i64)> {
+        let done = [
+            ("maintenance_runs_total", &self.runs),
+            ("maintenance_failures_total", &self.failures),
+            ("rolled_up_rows_total", &self.rolled_up_rows),
+            ("deleted_rows_total", &self.deleted_rows),
+            ("merged_files_total", &self.merged_files),
+            ("deleted_files_total", &self.deleted_files),
+            ("postponed_steps_total", &self.postponed),
+        ];
+        let done = done.into_iter().map(|(name, counter)| (name, integer(counter.get())));
+        let held = [
+            ("lake_files", &self.files, &Tier::ALL[..]),
+            ("lake_small_files", &self.small_files, &Tier::ALL),
+            ("lake_bytes", &self.bytes, &Tier::ALL),
+            ("lake_raw_files", &self.files, &[Tier::Raw]),
+            ("lake_raw_rows", &self.rows, &[Tier::Raw]),
+            ("lake_raw_bytes", &self.bytes, &[Tier::Raw]),
+            ("lake_1m_files", &self.files, &[Tier::Minute]),
+            ("lake_1m_rows", &self.rows, &[Tier::Minute]),
+            ("lake_1m_bytes", &self.bytes, &[Tier::Minute]),
+            ("lake_1h_files", &self.files, &[Tier::Hour]),
+            ("lake_1h_rows", &self.rows, &[Tier::Hour]),
+            ("lake_1h_bytes", &self.bytes, &[Tier::Hour]),
+        ];
+        let held = held.into_iter().filter(|_| self.lease.get() != 0);
+        done.chain(held.filter_map(|(name, family, tiers)| Some((name, sum(family, tiers)?)))).collect()
     }
+}
 
-    /// Their size in bytes.
-    pub(super) fn bytes(&self) -> Option<i64> {
-        self.sum(&self.bytes)
-    }
-
-    fn sum(&self, family: &Family<Labels, Gauge>) -> Option<i64> {
-        if self.lease.get() == 0 {
-            return None;
-        }
-        let labels = |tier: Tier| vec![("tier", tier.label().to_owned())];
-        Tier::ALL.into_iter().map(|tier| family.get(&labels(tier)).map(|gauge| gauge.get())).sum()
-    }
+/// The sum over tiers; none before the first run.
+fn sum(family: &Family<Labels, Gauge>, tiers: &[Tier]) -> Option<i64> {
+    let of = |tier: &Tier| family.get(&vec![("tier", tier.label().to_owned())]).map(|gauge| gauge.get());
+    tiers.iter().map(of).sum()
 }

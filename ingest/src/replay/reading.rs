@@ -6,16 +6,14 @@ use futures_util::StreamExt;
 use plimsoll_lake::{PendingMessage, replay::ReplaySet};
 use plimsoll_nats::{
     Batch, Client, Column, Incarnation, Sequence,
-    async_nats::{
+    async_nats::jetstream::{
         self,
-        jetstream::{
-            self,
-            consumer::{AckPolicy, DeliverPolicy, pull},
-        },
+        consumer::{AckPolicy, DeliverPolicy, pull},
     },
     batch::DecodeError,
     clock::unix_ms,
     dead::chain,
+    delivery::DeliveryError,
     streams::{self, DeclareError},
     subject::{MetricSubject, SubjectError},
 };
@@ -45,21 +43,9 @@ pub enum SessionError {
     /// The stream can't be looked up.
     #[error(transparent)]
     Stream(#[from] DeclareError),
-    /// There is no consumer.
-    #[error("failed to create the consumer")]
-    Consumer(#[source] async_nats::Error),
-    /// The consumer yields nothing.
-    #[error("failed to pull messages")]
-    Pull(#[source] async_nats::Error),
-    /// A message says nothing about its place.
-    #[error("failed to understand a delivery")]
-    Delivery(#[source] async_nats::Error),
-    /// The consumer is gone.
-    #[error("the broker ended the delivery")]
-    Ended,
-    /// A message is missing.
-    #[error("a delivery was lost")]
-    Gap,
+    /// Messages come no more.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
     /// The stream was wiped.
     #[error("the stream was deleted and made anew")]
     OtherLife,
@@ -137,7 +123,7 @@ async fn create(
         num_replicas: 1,
         ..pull::Config::default()
     };
-    stream.create_consumer(config).await.map_err(|error| SessionError::Consumer(error.into()))
+    Ok(stream.create_consumer(config).await.map_err(|error| DeliveryError::Consumer(error.into()))?)
 }
 
 /// Reads, decodes and gathers.
@@ -258,27 +244,27 @@ impl Reader {
             .heartbeat(HEARTBEAT)
             .messages()
             .await
-            .map_err(|error| SessionError::Pull(error.into()))?;
+            .map_err(|error| DeliveryError::Pull(error.into()))?;
         let mut delivered = 0;
         loop {
             let message = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(SessionEnd::Stopped),
                 () = sets.closed() => return Ok(SessionEnd::Stopped),
-                message = messages.next() => message.ok_or(SessionError::Ended)?,
+                message = messages.next() => message.ok_or(DeliveryError::Ended)?,
                 () = tokio::time::sleep(IDLE) => {
-                    let info = consumer.info().await.map_err(|error| SessionError::Consumer(error.into()))?;
+                    let info = consumer.info().await.map_err(|error| DeliveryError::Consumer(error.into()))?;
                     if info.num_pending == 0 && info.delivered.consumer_sequence == delivered {
                         return Ok(SessionEnd::Complete);
                     }
                     continue;
                 }
             };
-            let message = message.map_err(|error| SessionError::Pull(error.into()))?;
-            let info = message.info().map_err(SessionError::Delivery)?;
+            let message = message.map_err(|error| DeliveryError::Pull(error.into()))?;
+            let info = message.info().map_err(DeliveryError::Place)?;
             delivered += 1;
             if info.consumer_sequence != delivered {
-                return Err(SessionError::Gap);
+                return Err(DeliveryError::Gap.into());
             }
             let (sequence, pending, stored_ms) =
                 (Sequence(info.stream_sequence), info.pending, unix_ms(info.published.unix_timestamp_nanos()));

@@ -58,6 +58,8 @@ pub(super) enum Kind {
     Bool,
     Text,
     Time,
+    /// No value says what they are.
+    Nothing,
     Other,
 }
 
@@ -84,7 +86,7 @@ impl Kind {
             Self::Integer => Some(FieldType::Integer),
             Self::Bool => Some(FieldType::Bool),
             Self::Text => Some(FieldType::Text),
-            Self::Time | Self::Other => None,
+            Self::Time | Self::Nothing | Self::Other => None,
         }
     }
 }
@@ -198,7 +200,14 @@ impl Layout {
                     || built_in.is_some_and(|spec| spec.tags.iter().any(|tag| *tag.name == *name))
             }
         };
+        let unfit = || {
+            let (name, data_type) = (&column.name, &column.data_type);
+            format!("column `{name}` is of type {data_type}, which no field has: leave it out with --exclude {name}")
+        };
         let column_type = if is_tag {
+            if column.kind == Kind::Other {
+                return Err(unfit());
+            }
             FieldType::Text
         } else if source.fields.as_ref().is_some_and(|fields| !among(fields)) {
             return Ok(());
@@ -206,13 +215,12 @@ impl Layout {
             let of_lake = stored.filter(|stored| stored.role == Role::Field).map(|stored| stored.column_type);
             let of_catalog = built_in.and_then(|spec| spec.fields.iter().find(|field| *field.name == *name));
             let settled = of_lake.or(of_catalog.map(|field| field.field_type));
-            let found = column.kind.field_type().or_else(|| self.is_text.then_some(FieldType::Text));
-            let found = found.ok_or_else(|| {
-                let (name, data_type) = (&column.name, &column.data_type);
-                format!(
-                    "column `{name}` is of type {data_type}, which no field has: leave it out with --exclude {name}"
-                )
-            })?;
+            // A column without any value becomes one when there is a value.
+            let found = if column.kind == Kind::Nothing { settled } else { column.kind.field_type() };
+            let found = match found {
+                None if column.kind == Kind::Nothing => return Ok(()),
+                found => found.ok_or_else(unfit)?,
+            };
             match (settled, found) {
                 // As text, it can be read as whatever the lake has.
                 (Some(settled), _) if self.is_text => settled,
@@ -242,7 +250,7 @@ impl Layout {
                     self.time.name, self.time.data_type
                 ));
             }
-            Kind::Time | Kind::Bool => false,
+            Kind::Time | Kind::Bool | Kind::Nothing => false,
         };
         let example = example.filter(|_| is_number && self.precision.is_none())?;
         let number: f64 = example.trim().parse().ok()?;

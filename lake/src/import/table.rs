@@ -1,7 +1,7 @@
-//! CSV and Parquet files, chunk by chunk.
+//! CSV and Parquet files and JSON lines, chunk by chunk.
 //!
 //! A CSV file is read into a temporary table at first, where every value stays the text that it is: so a row that can't be stored is
-//! told with what stands there. What memory does not hold of it spills to disk. A Parquet file is read where it is.
+//! told with what stands there. What memory does not hold of it spills to disk. So are JSON lines. A Parquet file is read where it is.
 
 use std::{fmt, path::PathBuf};
 
@@ -19,25 +19,29 @@ use crate::{
     sql::{ident, literal},
 };
 
-/// The name of a CSV file's rows.
-const RAW: &str = "import_raw";
+/// The name of the rows of a file of text.
+pub(super) const RAW: &str = "import_raw";
+/// The column of the lines that rows of JSON stand on, as SQL.
+pub(super) const LINE: &str = "\"line?\"";
 /// The name of a chunk's rows.
 const ROWS: &str = "import_rows";
 /// Bad rows of a chunk that are told one by one.
-const BAD_ROWS_TOLD: usize = 10;
+pub(super) const BAD_ROWS_TOLD: usize = 10;
 
 /// The form of a file of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFormat {
     /// Values with a separator, below a line of names; `.gz` and `.zst` are unpacked.
     Csv,
+    /// A JSON object a line; `.gz` and `.zst` are unpacked.
+    JsonLines,
     /// Parquet.
     Parquet,
 }
 
 impl TableFormat {
     pub(super) fn is_text(self) -> bool {
-        self == Self::Csv
+        self != Self::Parquet
     }
 }
 
@@ -75,7 +79,7 @@ pub struct TableSource {
 pub struct BadRow {
     /// The row, from 1, the line of names not counted; 0 where only the line is known.
     pub row: u64,
-    /// The line, where the row is none at all.
+    /// The line, of JSON lines, and where the row is none at all.
     pub line: Option<u64>,
     /// The file's column.
     pub column: Option<String>,
@@ -100,7 +104,7 @@ impl fmt::Display for BadRow {
                 let shown: String = value.chars().take(80).flat_map(char::escape_default).collect();
                 write!(f, ", found `{shown}`")
             }
-            None if self.line.is_none() => f.write_str(", found nothing"),
+            None if self.column.is_some() => f.write_str(", found nothing"),
             None => Ok(()),
         }
     }
@@ -126,8 +130,15 @@ impl TableFile {
     }
 }
 
-/// A file's columns, those that it names as tags, and the lines that are no rows.
-type Described = (Vec<FileColumn>, Vec<String>, Vec<BadRow>);
+/// What is known of a file once it was looked through.
+pub(super) struct Described {
+    pub columns: Vec<FileColumn>,
+    /// The columns that it names as tags itself.
+    pub tags: Vec<String>,
+    /// The first of the lines that are no rows, and how many they are.
+    pub bad: Vec<BadRow>,
+    pub bad_count: u64,
+}
 
 /// What came of a chunk.
 #[derive(Debug)]
@@ -145,10 +156,14 @@ impl Importer {
     pub fn open_table(&self, source: TableSource) -> Result<TableFile, ImportError> {
         let read_error = |error: LakeError| ImportError::Read { file: source.path.clone(), source: error };
         let problem = |problem: String| ImportError::Columns { file: source.path.clone(), problem };
-        let (columns, tags, bad_lines) = match source.format {
+        let Described { columns, tags, bad, bad_count } = match source.format {
             TableFormat::Csv => self.read_csv(&source)?,
+            TableFormat::JsonLines => self.read_json_lines(&source.path)?,
             TableFormat::Parquet => self.describe_parquet(&source).map_err(read_error)?,
         };
+        if let (Some(bad), false) = (bad.first(), source.skip_bad) {
+            return Err(ImportError::BadRow { file: source.path.clone(), row: Box::new(bad.clone()) });
+        }
         let schema = self.schema()?;
         let layout = Layout::new(&columns, &source, &tags, schema.table(&source.measurement)).map_err(problem)?;
         let relation = relation(&source);
@@ -157,11 +172,7 @@ impl Importer {
         if let Some(text) = layout.time_problem(example.as_deref(), self.options.now_ms) {
             return Err(problem(text));
         }
-        if let (Some(bad), false) = (bad_lines.first(), source.skip_bad) {
-            return Err(ImportError::BadRow { file: source.path, row: Box::new(bad.clone()) });
-        }
-        let bad_line_count = bad_lines.len() as u64;
-        Ok(TableFile { source, layout, rows, next: 0, bad_lines, bad_line_count })
+        Ok(TableFile { source, layout, rows, next: 0, bad_lines: bad, bad_line_count: bad_count })
     }
 
     /// Stores the next rows of a file; none when it is done. Fails at the first bad row unless these are left out; nothing of its
@@ -182,7 +193,7 @@ impl Importer {
         let relation = chunk_relation(&file.source, first, end);
         self.widen(&mut file.layout, &relation).map_err(read_error)?;
         let checks = file.layout.checks(&self.options);
-        let bad = self.bad_rows(&relation, &checks).map_err(read_error)?;
+        let bad = self.bad_rows(&file.source, &relation, &checks).map_err(read_error)?;
         if let (Some(row), false) = (bad.first(), file.source.skip_bad) {
             return Err(ImportError::BadRow { file: file.source.path.clone(), row: Box::new(row.clone()) });
         }
@@ -221,7 +232,8 @@ impl Importer {
     }
 
     /// The first rows that fail a check.
-    fn bad_rows(&self, relation: &str, checks: &[Check]) -> Result<Vec<BadRow>, LakeError> {
+    fn bad_rows(&self, source: &TableSource, relation: &str, checks: &[Check]) -> Result<Vec<BadRow>, LakeError> {
+        let line = if source.format == TableFormat::JsonLines { LINE } else { "NULL" };
         let connection = &self.lake.connection;
         let sql = format!(
             "SELECT \"row?\", failed FROM (SELECT \"row?\", {} AS failed FROM {relation})
@@ -236,10 +248,11 @@ impl Importer {
         let told = |(number, check): (u64, usize)| {
             let check = &checks[check];
             let column = ident(&check.column);
-            let sql = format!("SELECT {column}::VARCHAR FROM {relation} WHERE \"row?\" = {number}");
-            let value = connection.query_row(&sql, [], |row| row.get(0)).context("read a bad row")?;
+            let sql = format!("SELECT {column}::VARCHAR, {line}::UBIGINT FROM {relation} WHERE \"row?\" = {number}");
+            let read = |row: &duckdb::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let (value, line) = connection.query_row(&sql, [], read).context("read a bad row")?;
             let (column, expected) = (Some(check.column.clone()), check.expected.clone());
-            Ok(BadRow { row: number + 1, line: None, column, value, expected })
+            Ok(BadRow { row: number + 1, line, column, value, expected })
         };
         failed.into_iter().map(told).collect()
     }
@@ -281,7 +294,8 @@ impl Importer {
             names.join(", "),
         );
         connection.execute_batch(&read).context("read the rows").map_err(read_error)?;
-        Ok((columns, Vec::new(), self.bad_lines().map_err(read_error)?))
+        let bad = self.bad_lines().map_err(read_error)?;
+        Ok(Described { columns, tags: Vec::new(), bad_count: bad.len() as u64, bad })
     }
 
     fn bad_lines(&self) -> Result<Vec<BadRow>, LakeError> {
@@ -315,7 +329,7 @@ impl Importer {
         );
         let tags: Option<String> = connection.query_row(&sql, [], |row| row.get(0)).context("read the tags")?;
         let tags = tags.unwrap_or_default().split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
-        Ok((columns.collect(), tags, Vec::new()))
+        Ok(Described { columns: columns.collect(), tags, bad: Vec::new(), bad_count: 0 })
     }
 
     fn first_value(&self, relation: &str, column: &str) -> Result<Option<String>, LakeError> {
@@ -337,7 +351,7 @@ fn text_kind(data_type: &str) -> Kind {
 
 fn relation(source: &TableSource) -> String {
     match source.format {
-        TableFormat::Csv => format!("temp.{RAW}"),
+        TableFormat::Csv | TableFormat::JsonLines => format!("temp.{RAW}"),
         TableFormat::Parquet => {
             format!("read_parquet({}, file_row_number = true)", literal(&source.path.to_string_lossy()))
         }
@@ -348,7 +362,9 @@ fn relation(source: &TableSource) -> String {
 fn chunk_relation(source: &TableSource, first: u64, end: u64) -> String {
     let relation = relation(source);
     match source.format {
-        TableFormat::Csv => format!("(FROM {relation} WHERE \"row?\" >= {first} AND \"row?\" < {end})"),
+        TableFormat::Csv | TableFormat::JsonLines => {
+            format!("(FROM {relation} WHERE \"row?\" >= {first} AND \"row?\" < {end})")
+        }
         TableFormat::Parquet => format!(
             "(SELECT *, file_row_number AS \"row?\" FROM {relation} WHERE file_row_number >= {first} AND file_row_number < {end})"
         ),

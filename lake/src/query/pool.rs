@@ -4,7 +4,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,13 +12,18 @@ use std::{
 use duckdb::Connection;
 use tokio::sync::Semaphore;
 
-use super::watchdog::{Cancelled, Watchdog};
+use super::{
+    QueryLoad,
+    watchdog::{Cancelled, Watchdog},
+};
 use crate::{Lake, LakeError, error::Context};
 
 /// Connections that share an attached lake.
 #[derive(Debug)]
 pub(super) struct Pool {
     permits: Arc<Semaphore>,
+    size: usize,
+    waiting: AtomicUsize,
     connections: Mutex<Connections>,
     watchdog: Watchdog,
 }
@@ -28,6 +33,22 @@ struct Connections {
     /// Never runs a query itself.
     template: Lake,
     idle: Vec<Lake>,
+}
+
+/// Counts a query that waits for a connection for as long as it does.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Tells the watchdog when the future that waits for a query is dropped.
@@ -43,9 +64,17 @@ impl Pool {
     pub(super) fn new(template: Lake, size: NonZeroUsize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(size.get())),
+            size: size.get(),
+            waiting: AtomicUsize::new(0),
             connections: Mutex::new(Connections { template, idle: Vec::new() }),
             watchdog: Watchdog::start(),
         }
+    }
+
+    /// How many queries run and wait now.
+    pub(super) fn load(&self) -> QueryLoad {
+        let running = self.size.saturating_sub(self.permits.available_permits());
+        QueryLoad { running, waiting: self.waiting.load(Ordering::Relaxed) }
     }
 
     /// Runs `work` in a transaction of its own and rolls that back.
@@ -62,7 +91,9 @@ impl Pool {
         E: From<LakeError> + Send + 'static,
     {
         let deadline = Instant::now() + timeout;
+        let waiting = Waiting::begin(&self.waiting);
         let permit = tokio::time::timeout(timeout, Arc::clone(&self.permits).acquire_owned()).await;
+        drop(waiting);
         let permit = permit.map_err(|_| LakeError::Interrupted)?.expect("the semaphore is never closed");
         let cancelled = Cancelled::new(AtomicBool::new(false));
         let guard = CancelOnDrop(Arc::clone(&cancelled));
@@ -107,7 +138,7 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{pin::Pin, sync::mpsc, task::Poll};
 
     use super::*;
     use crate::LakeConfig;
@@ -130,6 +161,34 @@ mod tests {
     async fn answers(pool: &Arc<Pool>) {
         let one = |connection: &Connection| connection.execute_batch("SELECT 1").context("select 1");
         pool.run(PATIENCE, one).await.expect("the only connection is free again");
+    }
+
+    #[tokio::test]
+    async fn queries_that_run_and_wait_are_counted() {
+        let pool = pool();
+        assert_eq!(pool.load(), QueryLoad::default());
+        let (started, begun) = mpsc::channel();
+        let running = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.run(PATIENCE * 10, endless(started)).await }
+        });
+        tokio::task::spawn_blocking(move || begun.recv()).await.expect("no panic").expect("begins");
+        let mut waiting = Box::pin(answers(&pool));
+        assert!(futures_pending(&mut waiting).await);
+        assert_eq!(pool.load(), QueryLoad { running: 1, waiting: 1 });
+        running.abort();
+        waiting.await;
+        let free = async {
+            while pool.load() != QueryLoad::default() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, free).await.expect("nothing runs or waits any more");
+    }
+
+    /// Whether a future is not done yet once it was asked.
+    async fn futures_pending(future: &mut (impl Future + Unpin)) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_pending())).await
     }
 
     #[tokio::test]

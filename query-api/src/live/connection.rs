@@ -82,6 +82,7 @@ impl LiveConnection {
         let skipped = missed + batches.len() as u64;
         *batches = batches.resubscribe();
         self.metrics.live_lagged.inc_by(skipped);
+        self.metrics.slow_subscribers.inc();
         Message::Text(json!({ "type": "lagged", "skipped": skipped }).to_string().into())
     }
 }

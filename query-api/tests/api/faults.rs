@@ -82,7 +82,8 @@ async fn a_silent_stream_is_read_anew_when_positions_go_back() {
     let limits = ReaderLimits { connections: NonZeroUsize::MIN, timeout: PATIENCE };
     let reader = Arc::new(LakeReader::new(&LakeConfig::embedded(dir.path()), limits).expect("opens"));
     let (tail, state) = (Arc::new(Tail::new(usize::MAX)), Arc::new(FeedState::default()));
-    let feed = Feed::new(client, reader, tail, Arc::clone(&state), Metrics::register(&Ops::default()));
+    let metrics = Metrics::register(&Ops::default(), &reader);
+    let feed = Feed::new(client, reader, tail, Arc::clone(&state), metrics);
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(feed.run(shutdown.clone()));
     let current = async || eventually("the feed", PATIENCE, async || state.is_current().then_some(())).await;

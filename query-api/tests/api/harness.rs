@@ -67,7 +67,19 @@ impl Harness {
         Self::configured(QueryApiConfig::default()).await
     }
 
+    /// A service that publishes what it tells of itself.
+    pub async fn reporting() -> Self {
+        let mut harness = Self::launched(QueryApiConfig::default()).await;
+        harness.create_lake().await;
+        harness.ready().await;
+        harness
+    }
+
     async fn configured(config: QueryApiConfig) -> Self {
+        Self::launched(QueryApiConfig { publish_metrics: false, ..config }).await
+    }
+
+    async fn launched(config: QueryApiConfig) -> Self {
         // Fails where another test was first, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let broker = TestServer::start().await;

@@ -7,4 +7,5 @@ mod harness;
 mod live;
 mod parameters;
 mod queries;
+mod report;
 mod rules;

@@ -72,8 +72,12 @@ async fn a_second_service_does_not_read_what_the_lake_contains() {
     harness.counted(20).await;
     harness.commit().await;
     harness.publish(&harness.cpu("web-1", 20)).await;
-    let config =
-        QueryApiConfig { nats: harness.broker.config(), lake: harness.lake.clone(), ..QueryApiConfig::default() };
+    let config = QueryApiConfig {
+        publish_metrics: false,
+        nats: harness.broker.config(),
+        lake: harness.lake.clone(),
+        ..QueryApiConfig::default()
+    };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let (client, shutdown) = (harness.broker.client().await, CancellationToken::new());
     let second = plimsoll_query_api::run_with(config, client, Ops::default(), listener, shutdown.clone());
