@@ -1,7 +1,10 @@
 //! Measures queries on a lake that it makes: `cargo run --release -p plimsoll-lake --example reading -- <folder>`.
 //!
-//! The folder keeps the lake, so that a second run only measures. It has two measurements: `one` with 20 hosts, sampled each second for 7
-//! days and rolled up for 30, and `many` with 1,000 hosts, sampled each second for 24 hours and rolled up. The catalog is SQLite.
+//! The variable `ONLY` names queries by a part of what they print, `RUNS` says how often each is run (15 times).
+//!
+//! The folder keeps the lake, so that a second run only measures. It has two measurements: `one` with 20 hosts and ten fields, sampled each
+//! second for 7 days and rolled up for 30, and `many` with 1,000 hosts (or as many as the second argument says) and three fields, sampled
+//! each second for 24 hours and rolled up. The catalog is SQLite.
 #![expect(clippy::unwrap_used, reason = "whoever measures wants to see where it broke")]
 
 use std::{
@@ -23,13 +26,19 @@ const DAY: i64 = 86_400_000;
 /// The end of all samples: a midnight.
 const END: i64 = 1_789_948_800_000;
 const RUNS: usize = 15;
+/// The further fields of `one`: what stands still, counts up, and wanders.
+const MORE_COLUMNS: &str = ", limit_bytes BIGINT, read_bytes_total BIGINT, written_bytes_total BIGINT, requests_total BIGINT, \
+                            load1 DOUBLE, temperature_celsius DOUBLE, throttled BOOLEAN";
+const MORE_VALUES: &str = ", 17179869184, s * 4096 + (4096 * random())::BIGINT, s * 1000 + (1000 * random())::BIGINT, s * 7 + h, \
+                           round(2 + sin(s / 300.0) + random() / 2, 2), round(50 + 10 * sin(s / 3000.0) + random(), 1), s % 5000 < 20";
 
 #[tokio::main]
 async fn main() {
     let folder = PathBuf::from(std::env::args().nth(1).expect("usage: reading <folder for the lake>"));
     let config = LakeConfig::embedded(&folder);
     if !folder.join("catalog.sqlite").exists() {
-        make(&LakeWriter::open(&config).unwrap());
+        let hosts = std::env::args().nth(2).map_or(1000, |hosts| hosts.parse().unwrap());
+        make(&LakeWriter::open(&config).unwrap(), hosts);
     }
     let limits = ReaderLimits { connections: NonZeroUsize::new(4).unwrap(), timeout: Duration::from_secs(300) };
     let reader = LakeReader::new(&config, limits).unwrap();
@@ -70,6 +79,15 @@ impl Bench {
         println!("{:58} {:>9} {:>9}", "query", "median ms", "first ms");
         self.run("positions", async |b| drop(b.reader.positions().await.unwrap())).await;
         self.run("1 host, 1 h, stats", async |b| b.stats(one(END - DAY, END - DAY + 3_600_000), fields()).await).await;
+        let all = || PointsQuery { fields: None, step: None, ..points(1) };
+        self.run("1 host, 1 h, points of 1 field", async |b| {
+            b.points(one(END - DAY, END - DAY + 3_600_000), PointsQuery { step: None, ..points(1) }).await
+        })
+        .await;
+        self.run("1 host, 1 h, points of 10 fields", async |b| {
+            b.points(one(END - DAY, END - DAY + 3_600_000), all()).await
+        })
+        .await;
         self.run("1 host, 7 d at 1 s, stats (min, max, avg, p50, p95, p99)", async |b| {
             b.stats(one(END - 7 * DAY, END), fields()).await
         })
@@ -124,15 +142,19 @@ impl Bench {
     }
 
     async fn run(&self, what: &str, query: impl AsyncFn(&Self)) {
+        if std::env::var("ONLY").is_ok_and(|only| !what.contains(&only)) {
+            return;
+        }
+        let runs = std::env::var("RUNS").map_or(RUNS, |runs| runs.parse().unwrap());
         let mut times = Vec::new();
-        for _ in 0..RUNS {
+        for _ in 0..runs {
             let started = Instant::now();
             query(self).await;
             times.push(started.elapsed().as_secs_f64() * 1000.0);
         }
         let first = times[0];
         times.sort_by(f64::total_cmp);
-        println!("{what:58} {:9.1} {first:9.1}", times[RUNS / 2]);
+        println!("{what:58} {:9.1} {first:9.1}", times[runs / 2]);
     }
 
     async fn stats(&self, selection: Selection, fields: Option<Vec<Name>>) {
@@ -157,7 +179,7 @@ fn selection(hosts: Hosts, measurement: &str, from_ms: i64, to_ms: i64) -> Selec
     Selection { hosts, measurement: name(measurement), from_ms, to_ms: Some(to_ms), tags: BTreeMap::new() }
 }
 
-fn make(writer: &LakeWriter) {
+fn make(writer: &LakeWriter, hosts: u32) {
     let run =
         |sql: &str| writer.lake().connection().execute_batch(sql).unwrap_or_else(|error| panic!("{error}\n{sql}"));
     run(
@@ -165,8 +187,9 @@ fn make(writer: &LakeWriter) {
     );
     for table in ["one", "many"] {
         run(&format!(
-            "CREATE TABLE lake.main.{table} (ts TIMESTAMP_MS, host VARCHAR, core VARCHAR, usage_percent DOUBLE, used_bytes BIGINT, idle_percent DOUBLE);
-             COMMENT ON COLUMN lake.main.{table}.core IS 'tag'"
+            "CREATE TABLE lake.main.{table} (ts TIMESTAMP_MS, host VARCHAR, core VARCHAR, usage_percent DOUBLE, used_bytes BIGINT, idle_percent DOUBLE{});
+             COMMENT ON COLUMN lake.main.{table}.core IS 'tag'",
+            if table == "one" { MORE_COLUMNS } else { "" }
         ));
         for tier in ["", "_1m", "_1h"] {
             if !tier.is_empty() {
@@ -181,13 +204,14 @@ fn make(writer: &LakeWriter) {
             ));
         }
     }
-    for (table, hosts, raw_days, days) in [("one", 20, 7, 30), ("many", 1000, 1, 1)] {
+    for (table, hosts, raw_days, days) in [("one", 20, 7, 30), ("many", hosts, 1, 1)] {
+        let more = if table == "one" { MORE_VALUES } else { "" };
         for day in (0..days).rev() {
             let start = END - (day + 1) * DAY;
             let rows = format!(
                 "SELECT epoch_ms({start} + s * 1000)::TIMESTAMP_MS AS ts, 'host-' || lpad(h::VARCHAR, 4, '0') AS host, 'total' AS core,
                    round(50 + 40 * sin(s / 5000.0 + h) + 10 * random(), 2) AS usage_percent, (1e9 + 1e6 * random())::BIGINT AS used_bytes,
-                   round(50 - 40 * sin(s / 5000.0 + h), 2) AS idle_percent
+                   round(50 - 40 * sin(s / 5000.0 + h), 2) AS idle_percent{more}
                  FROM range({hosts}) x(h), range(86400) y(s)"
             );
             if day < raw_days {

@@ -113,6 +113,16 @@ impl LakeError {
         matches!(self, Self::Conflict(_))
     }
 
+    /// Whether a file of the lake is gone, as is one that was merged away while a query lasted longer than such files are kept.
+    pub(crate) fn is_missing_file(&self) -> bool {
+        const MARKS: [&str; 3] = ["No such file", "No files found that match", "404"];
+        let Self::Database { source, .. } = self else { return false };
+        let text = source.to_string();
+        ["IO Error", "HTTP Error"].iter().any(|kind| text.starts_with(kind))
+            && text.contains(".parquet")
+            && MARKS.iter().any(|mark| text.contains(mark))
+    }
+
     /// Whether DuckDB's memory did not suffice.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Database { source, .. } if source.to_string().starts_with("Out of Memory Error"))

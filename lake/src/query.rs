@@ -7,6 +7,7 @@
 mod catalog;
 mod error;
 mod facts;
+mod files;
 mod fleet;
 mod gaps;
 mod lttb;
@@ -125,7 +126,7 @@ impl LakeReader {
     ///
     /// Fails when DuckDB cannot be opened.
     pub fn new(config: &LakeConfig, limits: ReaderLimits) -> Result<Self, LakeError> {
-        let state = State::of(Lake::detached(config)?, Attachment::NotCreated, limits)?;
+        let state = State::of(Lake::detached(config)?, Attachment::NotCreated, config, limits)?;
         Ok(Self { limits, config: config.clone(), state: RwLock::new(state) })
     }
 
@@ -139,7 +140,7 @@ impl LakeReader {
         let opened = Lake::open(&self.config, Access::Read)
             // A lake under construction has no positions yet.
             .and_then(|lake| Positions::read(lake.connection()).map(|_| lake))
-            .and_then(|lake| State::of(lake, Attachment::Attached, self.limits));
+            .and_then(|lake| State::of(lake, Attachment::Attached, &self.config, self.limits));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match opened {
             Ok(opened) => {
@@ -174,7 +175,7 @@ impl LakeReader {
         let attached = state.attachment == Attachment::Attached;
         let facts = Arc::clone(&state.facts);
         let read = move |connection: &duckdb::Connection| {
-            if attached { Ok(facts.of(connection)?.positions.clone()) } else { Ok(Positions::none()) }
+            if attached { Ok(facts.of(connection)?.facts.positions.clone()) } else { Ok(Positions::none()) }
         };
         state.positions.run(POSITIONS_TIMEOUT, read).await
     }
@@ -283,9 +284,9 @@ impl LakeReader {
 }
 
 impl State {
-    fn of(lake: Lake, attachment: Attachment, limits: ReaderLimits) -> Result<Self, LakeError> {
+    fn of(lake: Lake, attachment: Attachment, config: &LakeConfig, limits: ReaderLimits) -> Result<Self, LakeError> {
         let positions = Pool::new(lake.try_clone()?, NonZeroUsize::MIN);
         let queries = Arc::new(Pool::new(lake, limits.connections));
-        Ok(Self { attachment, queries, positions: Arc::new(positions), facts: Arc::default() })
+        Ok(Self { attachment, queries, positions: Arc::new(positions), facts: Arc::new(FactsCache::new(config)) })
     }
 }

@@ -26,6 +26,7 @@ pub struct StoredMeasurement {
 
 /// Reads the tables of the lake and what the tail adds to them.
 pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<StoredMeasurement>), QueryError> {
+    snapshot.agree()?;
     let added = tail.select(&snapshot.facts.positions, None, None)?;
     let mut schema = snapshot.facts.schema.clone();
     let mut rows = stored_rows(snapshot)?;

@@ -59,7 +59,8 @@ pub enum QueryError {
 impl QueryError {
     /// Whether a fresh snapshot will do.
     pub(super) fn passes(&self) -> bool {
-        matches!(self, Self::Stale) || matches!(self, Self::Lake(error) if error.is_conflict())
+        matches!(self, Self::Stale)
+            || matches!(self, Self::Lake(error) if error.is_conflict() || error.is_missing_file())
     }
 }
 

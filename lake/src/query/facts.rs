@@ -8,9 +8,12 @@ use std::{
 use duckdb::Connection;
 use plimsoll_nats::Name;
 
-use super::tiers::Extent;
+use super::{
+    files::{CatalogReader, Tables},
+    tiers::Extent,
+};
 use crate::{
-    LakeError, Positions, Tier,
+    LakeConfig, LakeError, Positions, Tier,
     connection::{LAKE, MEASUREMENTS_SCHEMA},
     error::Context,
     rollup::removed::{self, Removed},
@@ -29,37 +32,87 @@ pub(super) struct Facts {
     columns: BTreeMap<String, BTreeSet<String>>,
     /// Before which times rows of the tiers may be gone.
     removed: Removed,
+    /// The files of the measurements that were asked about.
+    files: Mutex<BTreeMap<Name, Arc<Tables>>>,
 }
 
 /// Keeps the facts of the last snapshot that was read. Shared by all queries on one attached lake.
-#[derive(Debug, Default)]
-pub(super) struct FactsCache(Mutex<Option<Arc<Facts>>>);
+#[derive(Debug)]
+pub(super) struct FactsCache {
+    catalog: CatalogReader,
+    last: Mutex<Option<Arc<Facts>>>,
+}
+
+/// The facts of the snapshot that a transaction sees.
+#[derive(Debug, Clone)]
+pub(super) struct SeenFacts {
+    pub(super) facts: Arc<Facts>,
+    /// The newest snapshot that the transaction sees in the catalog's database itself: DuckLake reads the catalog in a transaction of
+    /// its own, which begins when it is first asked.
+    in_catalog: i64,
+}
 
 impl FactsCache {
+    pub(super) fn new(config: &LakeConfig) -> Self {
+        Self { catalog: CatalogReader::new(config), last: Mutex::default() }
+    }
+
     /// The facts of the snapshot that the connection's transaction sees.
-    pub(super) fn of(&self, connection: &Connection) -> Result<Arc<Facts>, LakeError> {
-        let sql = format!("SELECT id FROM {LAKE}.current_snapshot()");
-        // Prepared anew each time: a statement that is kept goes on to give the snapshot that it was prepared in.
-        let snapshot: i64 = connection.query_row(&sql, [], |row| row.get(0)).context("read the snapshot")?;
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(facts) = kept.filter(|facts| facts.snapshot == snapshot) {
-            return Ok(facts);
+    pub(super) fn of(&self, connection: &Connection) -> Result<SeenFacts, LakeError> {
+        let in_catalog = self.catalog.snapshot(connection)?;
+        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(facts) = kept.filter(|facts| facts.snapshot == in_catalog) {
+            return Ok(SeenFacts { facts, in_catalog });
         }
-        let facts = Arc::new(Facts::read(connection, snapshot)?);
+        let facts = Arc::new(Facts::read(connection, snapshot_of_lake(connection)?)?);
         // Also where that is an earlier one: a restored catalog counts its snapshots from where it was.
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&facts));
-        Ok(facts)
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&facts));
+        Ok(SeenFacts { facts, in_catalog })
+    }
+
+    /// The tables of a measurement that can be read by their files.
+    pub(super) fn files(
+        &self,
+        connection: &Connection,
+        seen: &SeenFacts,
+        measurement: &Name,
+    ) -> Result<Arc<Tables>, LakeError> {
+        let SeenFacts { facts, in_catalog } = seen;
+        let kept = facts.files.lock().unwrap_or_else(PoisonError::into_inner).get(measurement).cloned();
+        if let Some(files) = kept {
+            return Ok(files);
+        }
+        if *in_catalog < facts.snapshot {
+            // Somebody has committed between the first look at the catalog and DuckLake's.
+            return Ok(Arc::default());
+        }
+        let files = Arc::new(self.catalog.tables(connection, facts.snapshot, measurement)?);
+        let mut all = facts.files.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(measurement.clone(), Arc::clone(&files));
+        Ok(files)
     }
 }
 
+/// The snapshot that DuckLake reads in the connection's transaction.
+pub(super) fn snapshot_of_lake(connection: &Connection) -> Result<i64, LakeError> {
+    let sql = format!("SELECT id FROM {LAKE}.current_snapshot()");
+    // Prepared anew each time: a statement that is kept goes on to give the snapshot that it was prepared in.
+    connection.query_row(&sql, [], |row| row.get(0)).context("read the snapshot")
+}
+
 impl Facts {
+    /// The snapshot that they are of.
+    pub(super) fn snapshot(&self) -> i64 {
+        self.snapshot
+    }
+
     fn read(connection: &Connection, snapshot: i64) -> Result<Self, LakeError> {
         let (positions, schema) = (Positions::read(connection)?, LakeSchema::read(connection)?);
         let columns = rollup_columns(connection)?;
         let contained = if columns.contains_key("plimsoll.rollups") { contained(connection)? } else { BTreeMap::new() };
         let removed =
             if columns.contains_key("plimsoll.removed") { removed::read(connection)? } else { Removed::new() };
-        Ok(Self { snapshot, positions, schema, contained, columns, removed })
+        Ok(Self { snapshot, positions, schema, contained, columns, removed, files: Mutex::default() })
     }
 
     /// The snapshot up to which the measurement's rows are contained in a tier; none where it was never rolled up.

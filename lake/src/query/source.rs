@@ -1,20 +1,20 @@
 //! Lake and tail as one table.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use duckdb::Connection;
 use plimsoll_nats::{Batch, Name, batch::FieldType};
 
 use super::{
     Attachment, QueryError, Selection,
-    facts::{Facts, FactsCache},
+    facts::{Facts, FactsCache, SeenFacts, snapshot_of_lake},
+    files::{Tables, Wanted},
     tiers::{Extent, TierPart},
 };
 use crate::{
     Tail, Tier, arrow,
-    connection::table,
     error::Context,
-    rollup::{key_sql, part_sql},
+    rollup::{SUMMARY_TYPE, key_sql, part_sql},
     schema::{LakeSchema, TableSchema, sql_type},
     sql::{ident, literal},
 };
@@ -27,6 +27,11 @@ pub(super) struct Snapshot<'c> {
     pub(super) connection: &'c Connection,
     pub(super) attachment: Attachment,
     pub(super) facts: Arc<Facts>,
+    cache: &'c FactsCache,
+    /// What the transaction sees; none where no lake is attached.
+    seen: Option<SeenFacts>,
+    /// Whether DuckLake is known to see the same snapshot.
+    agreed: Cell<bool>,
 }
 
 impl<'c> Snapshot<'c> {
@@ -34,13 +39,41 @@ impl<'c> Snapshot<'c> {
     pub(super) fn take(
         connection: &'c Connection,
         attachment: Attachment,
-        cache: &FactsCache,
+        cache: &'c FactsCache,
     ) -> Result<Self, QueryError> {
-        let facts = match attachment {
-            Attachment::Attached => cache.of(connection)?,
-            Attachment::NotCreated | Attachment::Unreachable => Arc::default(),
+        let seen = match attachment {
+            Attachment::Attached => Some(cache.of(connection)?),
+            Attachment::NotCreated | Attachment::Unreachable => None,
         };
-        Ok(Self { connection, attachment, facts })
+        let facts = seen.as_ref().map(|seen| Arc::clone(&seen.facts)).unwrap_or_default();
+        Ok(Self { connection, attachment, facts, cache, seen, agreed: Cell::new(false) })
+    }
+
+    /// Makes sure that DuckLake reads the snapshot that the facts are of, before it is asked for rows.
+    ///
+    /// Fails with what passes where somebody has committed meanwhile.
+    pub(super) fn agree(&self) -> Result<(), QueryError> {
+        if self.seen.is_some() && !self.agreed.get() {
+            if snapshot_of_lake(self.connection)? != self.facts.snapshot() {
+                return Err(QueryError::Stale);
+            }
+            self.agreed.set(true);
+        }
+        Ok(())
+    }
+
+    /// The tables of a measurement that can be read by their files. The others are read by DuckLake.
+    fn files(&self, measurement: &Name) -> Result<Arc<Tables>, QueryError> {
+        let Some(seen) = &self.seen else { return Ok(Arc::default()) };
+        let files = self.cache.files(self.connection, seen, measurement)?;
+        let exists = |tier: &Tier| match tier {
+            Tier::Raw => self.facts.schema.table(measurement).is_some(),
+            tier => self.facts.contained(measurement, *tier).is_some(),
+        };
+        if Tier::ALL.iter().any(|tier| exists(tier) && !files.contains_key(tier)) {
+            self.agree()?;
+        }
+        Ok(files)
     }
 
     /// Whether the lake is there, or certain not to be.
@@ -92,6 +125,7 @@ impl<'c> Snapshot<'c> {
             in_tail,
             complete: added.complete && self.lake_reached(),
             facts: Arc::clone(&self.facts),
+            files: self.files(measurement)?,
         })
     }
 }
@@ -133,6 +167,7 @@ pub(super) struct Source<'c> {
     /// Whether the tail has rows of the selection's hosts, of whatever time.
     in_tail: bool,
     facts: Arc<Facts>,
+    files: Arc<Tables>,
 }
 
 impl Source<'_> {
@@ -212,20 +247,14 @@ impl Source<'_> {
         let (mut branches, measurement) = (Vec::new(), &self.selection.measurement);
         let contained = |tier| self.facts.contained(measurement, tier);
         for part in parts.iter().filter(|part| part.tier != Tier::Raw) {
-            branches.push(self.summaries(part, part.tier, None, of_summary));
+            self.read(part, None, of_summary, &mut branches);
             if let (Tier::Hour, Some(snapshot)) = (part.tier, contained(Tier::Hour)) {
-                branches.push(self.summaries(part, Tier::Minute, Some(snapshot), of_summary));
+                self.read(&TierPart { tier: Tier::Minute, ..*part }, Some(snapshot), of_summary, &mut branches);
             }
         }
-        if let Some(stored) = &self.stored {
-            let known = |name: &Name| stored.column(name).is_some();
-            for stretch in stretches(parts) {
-                let after = (stretch.tier != Tier::Raw).then(|| contained(Tier::Minute)).flatten();
-                let after = after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
-                let condition = self.condition(&known, stretch.from_ms, stretch.to_ms);
-                let from = format!("{} WHERE {condition}{after}", table(measurement));
-                branches.push(self.branch(&known, of_row, &from));
-            }
+        for stretch in stretches(parts) {
+            let after = (stretch.tier != Tier::Raw).then(|| contained(Tier::Minute)).flatten();
+            self.read(&TierPart { tier: Tier::Raw, ..stretch }, after, of_row, &mut branches);
         }
         let (from_ms, to_ms) = (parts.first().map_or(0, |part| part.from_ms), parts.last().and_then(|part| part.to_ms));
         if self.in_tail {
@@ -240,20 +269,42 @@ impl Source<'_> {
         format!("({})", branches.join(" UNION ALL "))
     }
 
-    fn summaries(&self, part: &TierPart, tier: Tier, after: Option<i64>, of_summary: &Columns<'_>) -> String {
-        let measurement = &self.selection.measurement;
-        let known = |name: &Name| self.facts.has_column(measurement, tier, name);
-        let condition = self.condition(&known, part.from_ms, part.to_ms);
-        let after = after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
-        self.branch(&known, of_summary, &format!("{} WHERE {condition}{after}", tier.table(measurement)))
+    /// Adds the rows of a part in the table of its tier, or only those of later snapshots than `after`.
+    fn read(&self, part: &TierPart, after: Option<i64>, columns: &Columns<'_>, branches: &mut Vec<String>) {
+        let known = |name: &Name| self.has(part.tier, name);
+        if (part.tier == Tier::Raw && self.stored.is_none()) || !self.selection.tags.keys().all(known) {
+            // A table made before the measurement had a tag knows no series of it.
+            return;
+        }
+        let condition = self.selection.condition(part.from_ms, part.to_ms);
+        let wanted = Wanted { from_ms: part.from_ms, to_ms: part.to_ms, after };
+        for (table, later) in self.tables(part.tier, &wanted) {
+            branches.push(self.branch(&known, columns, &format!("{table} WHERE {condition}{later}")));
+        }
     }
 
-    /// The selection's condition on a table: one made before the measurement had a tag knows no series of it.
-    fn condition(&self, known: &dyn Fn(&Name) -> bool, from_ms: i64, to_ms: Option<i64>) -> String {
-        match self.selection.tags.keys().all(known) {
-            true => self.selection.condition(from_ms, to_ms),
-            false => "false".to_owned(),
+    /// Whether the table of a tier has a column of that name.
+    fn has(&self, tier: Tier, name: &Name) -> bool {
+        match tier {
+            Tier::Raw => self.stored.as_ref().is_some_and(|stored| stored.column(name).is_some()),
+            tier => self.facts.has_column(&self.selection.measurement, tier, name),
         }
+    }
+
+    /// What stands in a `FROM` for a tier's table, each with a condition on the rows' snapshots.
+    fn tables(&self, tier: Tier, wanted: &Wanted) -> Vec<(String, String)> {
+        let Some(files) = self.files.get(&tier) else {
+            let later = wanted.after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
+            return vec![(tier.table(&self.selection.measurement), later)];
+        };
+        let kind = |name: &Name| match tier {
+            Tier::Raw => self.stored.as_ref().and_then(|stored| stored.column(name)).map(|c| sql_type(c.column_type)),
+            tier => self.has(tier, name).then_some(SUMMARY_TYPE),
+        };
+        let tags = self.tags.iter().filter(|tag| self.has(tier, tag)).map(|tag| (tag.to_string(), "VARCHAR"));
+        let fields = self.fields.iter().filter_map(|(field, _)| Some((field.to_string(), kind(field)?)));
+        let first = [("ts".to_owned(), "TIMESTAMP_MS"), ("host".to_owned(), "VARCHAR")];
+        files.read(wanted, &first.into_iter().chain(tags).chain(fields).collect::<Vec<_>>())
     }
 
     fn branch(&self, known: &dyn Fn(&Name) -> bool, columns: &Columns<'_>, from: &str) -> String {
@@ -282,10 +333,12 @@ impl Source<'_> {
             if tier != Tier::Raw && self.facts.contained(measurement, tier).is_none() {
                 continue;
             }
-            let sql = format!("SELECT count(*) FROM (FROM {} WHERE {condition} LIMIT 1)", tier.table(measurement));
-            let rows: i64 = self.connection.query_row(&sql, [], |row| row.get(0)).context("look for the host")?;
-            if rows > 0 {
-                return Ok(true);
+            for (table, _) in self.tables(tier, &Wanted { from_ms: i64::MIN, to_ms: None, after: None }) {
+                let sql = format!("SELECT count(*) FROM (FROM {table} WHERE {condition} LIMIT 1)");
+                let rows: i64 = self.connection.query_row(&sql, [], |row| row.get(0)).context("look for the host")?;
+                if rows > 0 {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
