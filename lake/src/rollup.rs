@@ -22,6 +22,7 @@ mod build;
 mod catalog;
 pub mod marks;
 mod plan;
+mod quantile;
 pub(crate) mod removed;
 pub mod retention;
 pub mod sketch;
@@ -35,6 +36,7 @@ use crate::connection::table;
 
 pub use self::{
     build::{RollupFailure, RollupLimits, RollupReport},
+    quantile::Sketch,
     retention::{Retention, TierRetention},
     sketch::{key_sql, number_sql, part_sql},
     sweep::{RetentionReport, Swept},

@@ -64,6 +64,7 @@ struct DataFile {
     snapshots: (i64, i64),
     /// The times of its earliest and its latest row, Unix ms.
     times: (i64, i64),
+    rows: i64,
 }
 
 /// The tables of a measurement that can be read by their files.
@@ -197,7 +198,7 @@ impl CatalogReader {
         let (files, deletes, columns) = (at.lives("f"), at.lives("d"), at.lives("c"));
         let sql = format!(
             "SELECT t.table_name AS table_name, s.path || t.path || f.path AS path, f.begin_snapshot AS first,
-                    coalesce(f.partial_max, f.begin_snapshot) AS last, v.min_value AS earliest, v.max_value AS latest,
+                    coalesce(f.partial_max, f.begin_snapshot) AS last, v.min_value AS earliest, v.max_value AS latest, f.record_count AS rows_of_file,
                     CASE WHEN s.path_is_relative AND t.path_is_relative AND f.path_is_relative AND f.file_format = 'parquet'
                               AND f.mapping_id IS NULL AND coalesce(f.encryption_key, '') = ''
                               AND NOT EXISTS (SELECT 1 FROM ducklake_delete_file d WHERE d.data_file_id = f.data_file_id AND {deletes})
@@ -210,7 +211,7 @@ impl CatalogReader {
         );
         let sql = format!(
             "SELECT table_name::VARCHAR, path::VARCHAR, first::BIGINT, last::BIGINT, epoch_ms(try_cast(earliest AS TIMESTAMP)),
-                    epoch_ms(try_cast(latest AS TIMESTAMP)), plain::INTEGER
+                    epoch_ms(try_cast(latest AS TIMESTAMP)), rows_of_file::BIGINT, plain::INTEGER
              FROM {} ORDER BY path",
             self.ask(&sql)
         );
@@ -220,8 +221,8 @@ impl CatalogReader {
             let earliest = row.get::<_, Option<i64>>(4)?.unwrap_or(i64::MIN);
             let latest = row.get::<_, Option<i64>>(5)?.unwrap_or(i64::MAX);
             let path = format!("{root}{}", row.get::<_, String>(1)?);
-            let file = DataFile { path, snapshots: (first, last), times: (earliest, latest) };
-            Ok((row.get(0)?, (row.get::<_, i32>(6)? == 1).then_some(file)))
+            let file = DataFile { path, snapshots: (first, last), times: (earliest, latest), rows: row.get(6)? };
+            Ok((row.get(0)?, (row.get::<_, i32>(7)? == 1).then_some(file)))
         });
         files.and_then(Iterator::collect).context("list files")
     }
@@ -261,19 +262,27 @@ impl At {
     }
 }
 
+impl Wanted {
+    fn may_be_in(&self, file: &DataFile) -> bool {
+        file.times.1 >= self.from_ms
+            && self.to_ms.is_none_or(|to| file.times.0 < to)
+            && self.after.is_none_or(|after| file.snapshots.1 > after)
+    }
+}
+
 impl TableFiles {
+    /// How many rows the files have that may have wanted ones.
+    pub(super) fn rows(&self, wanted: &Wanted) -> i64 {
+        self.files.iter().filter(|file| wanted.may_be_in(file)).map(|file| file.rows).sum()
+    }
+
     /// Tables, to be put into a `FROM`, that together hold the wanted rows and maybe others of other times, each with the condition
     /// that its rows came after the snapshot; none where no file has such rows.
     pub(super) fn read(&self, wanted: &Wanted, columns: &[(String, &str)]) -> Vec<(String, String)> {
         let after = wanted.after.unwrap_or(i64::MIN);
-        let within = |file: &&DataFile| {
-            file.times.1 >= wanted.from_ms
-                && wanted.to_ms.is_none_or(|to| file.times.0 < to)
-                && file.snapshots.1 > after
-        };
         // DuckDB takes columns and types from the first file: a later one's floats would become its integers.
         let mut groups = BTreeMap::<(bool, Vec<Option<&str>>), Vec<&DataFile>>::new();
-        for file in self.files.iter().filter(within) {
+        for file in self.files.iter().filter(|file| wanted.may_be_in(file)) {
             let has = columns.iter().map(|(name, _)| self.kind(file, name)).collect();
             groups.entry((file.snapshots.0 <= after, has)).or_default().push(file);
         }

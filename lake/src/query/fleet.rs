@@ -11,7 +11,7 @@ use super::{
     points::MAX_VALUES,
     rate,
     series::text,
-    sketch::{bucket_sql, quantile_sql},
+    sketch::{self, bucket_sql},
     source::Source,
     tiers::{self, TierChoice, TierPart, Wish},
 };
@@ -126,9 +126,9 @@ pub(super) fn read(source: &Source<'_>, query: &FleetQuery) -> Result<Found<Flee
         Some(threshold) => FleetRows::Counts(question.counts(threshold)?),
         None => {
             let groups = match (query.ranking, question.step_ms) {
-                (Some(ranking), None) => question.groups(&question.ranked(ranking))?,
+                (Some(ranking), None) => question.groups(&question.ranked(ranking)?)?,
                 (Some(ranking), Some(_)) => question.ranked_groups(ranking)?,
-                (None, _) => question.groups(&question.ordered(""))?,
+                (None, _) => question.groups(&question.ordered("")?)?,
             };
             FleetRows::Groups(groups)
         }
@@ -179,23 +179,23 @@ impl<'s, 'c> Question<'s, 'c> {
     }
 
     /// SQL of the aggregates: the keys, the bucket's start and the column `_value`, which is never null.
-    fn aggregates(&self, step_ms: Option<i64>) -> String {
+    fn aggregates(&self, step_ms: Option<i64>) -> Result<String, QueryError> {
         let list: String = self.keys.iter().map(|key| format!("{key}, ")).collect();
         let (aggregated, with) = if self.query.rate {
             self.of_rates(&list, step_ms)
         } else {
-            (self.of_values(&list, step_ms), String::new())
+            (self.of_values(&list, step_ms)?, String::new())
         };
-        format!("{with}SELECT * FROM ({aggregated}) WHERE _value IS NOT NULL")
+        Ok(format!("{with}SELECT * FROM ({aggregated}) WHERE _value IS NOT NULL"))
     }
 
-    fn of_values(&self, list: &str, step_ms: Option<i64>) -> String {
+    fn of_values(&self, list: &str, step_ms: Option<i64>) -> Result<String, QueryError> {
         let (source, bucket) = (self.source, bucket_sql(step_ms));
         let summed = |value: &str| {
             let partials = source.partials(&self.parts);
             format!("SELECT {list}{bucket} AS {BUCKET}, {value} AS _value FROM {partials} GROUP BY {list}{BUCKET}")
         };
-        match self.query.aggregate {
+        Ok(match self.query.aggregate {
             Aggregate::Avg => summed("sum(_s0) / sum(_c0)"),
             Aggregate::Min => summed("min(_n0)"),
             Aggregate::Max => summed("max(_x0)"),
@@ -213,12 +213,12 @@ impl<'s, 'c> Question<'s, 'c> {
                 self.of_rows(list, &bucket, &|value| format!("quantile_cont({value}, {quantile:?})"))
             }
             Aggregate::Quantile(quantile) => {
-                let counts = source.sketch_counts(&self.parts, 0);
-                let counts = format!("SELECT {list}{bucket} AS {BUCKET}, _k, _n FROM {counts}");
-                let keys: Vec<String> = self.keys.iter().cloned().chain([BUCKET.to_owned()]).collect();
-                format!("SELECT {list}{BUCKET}, _q0 AS _value FROM ({})", quantile_sql(&keys, &counts, &[quantile]))
+                // One of the whole interval, and one of steps.
+                let table = if step_ms.is_some() { "quantiles_of_steps" } else { "quantiles" };
+                sketch::stage(source, &self.parts, &self.keys, (BUCKET, step_ms), quantile, table)?;
+                format!("SELECT {list}{BUCKET}, _value FROM temp.{table}")
             }
-        }
+        })
     }
 
     fn of_rows(&self, list: &str, bucket: &str, aggregate: &dyn Fn(&str) -> String) -> String {
@@ -261,26 +261,26 @@ impl<'s, 'c> Question<'s, 'c> {
         (sql, with)
     }
 
-    fn ordered(&self, condition: &str) -> String {
+    fn ordered(&self, condition: &str) -> Result<String, QueryError> {
         let list: String = self.keys.iter().map(|key| format!("{key}, ")).collect();
-        format!("FROM ({}) {condition} ORDER BY {list}{BUCKET}", self.aggregates(self.step_ms))
+        Ok(format!("FROM ({}) {condition} ORDER BY {list}{BUCKET}", self.aggregates(self.step_ms)?))
     }
 
-    fn ranked(&self, ranking: Ranking) -> String {
+    fn ranked(&self, ranking: Ranking) -> Result<String, QueryError> {
         let order = if ranking.lowest { "ASC" } else { "DESC" };
         // The keys decide among equals, so that the same answer comes each time.
         let keys: String = self.keys.iter().map(|key| format!(", {key}")).collect();
-        format!("FROM ({}) ORDER BY _value {order}{keys} LIMIT {}", self.aggregates(None), ranking.count)
+        Ok(format!("FROM ({}) ORDER BY _value {order}{keys} LIMIT {}", self.aggregates(None)?, ranking.count))
     }
 
     /// The groups that rank highest over the whole interval, in the order of their ranks, with their buckets.
     fn ranked_groups(&self, ranking: Ranking) -> Result<Vec<FleetGroup>, QueryError> {
-        let best = self.groups(&self.ranked(ranking))?;
+        let best = self.groups(&self.ranked(ranking)?)?;
         if best.is_empty() {
             return Ok(best);
         }
         let conditions: Vec<String> = best.iter().map(|group| self.is_group(group)).collect();
-        let mut groups = self.groups(&self.ordered(&format!("WHERE {}", conditions.join(" OR "))))?;
+        let mut groups = self.groups(&self.ordered(&format!("WHERE {}", conditions.join(" OR ")))?)?;
         let rank = |group: &FleetGroup| best.iter().position(|b| b.host == group.host && b.tags == group.tags);
         groups.sort_by_key(rank);
         Ok(groups)
@@ -346,7 +346,7 @@ impl<'s, 'c> Question<'s, 'c> {
             Threshold::Above(limit) => format!("_value > {limit:?}"),
             Threshold::Below(limit) => format!("_value < {limit:?}"),
         };
-        let aggregates = self.aggregates(self.step_ms);
+        let aggregates = self.aggregates(self.step_ms)?;
         let sql = format!(
             "SELECT {BUCKET}, count(*) FILTER (WHERE {beyond}), count(*) FROM ({aggregates}) GROUP BY {BUCKET} ORDER BY {BUCKET}"
         );

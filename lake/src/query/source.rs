@@ -221,25 +221,32 @@ impl Source<'_> {
         self.union(parts, &of_row, &of_summary)
     }
 
-    /// A subquery of the sketches of one numeric field, opened: `ts`, `host`, tags, a key `_k` and its count `_n`.
-    pub(super) fn sketch_counts(&self, parts: &[TierPart], index: usize) -> String {
-        let none = ", NULL::INTEGER AS _k, 0::BIGINT AS _n";
+    /// A subquery of the sketches of one numeric field: `ts`, `host`, tags, keys `_k` and their counts `_n`, lists of the same length.
+    pub(super) fn sketches(&self, parts: &[TierPart], index: usize) -> String {
+        let none = ", NULL::INTEGER[] AS _k, NULL::BIGINT[] AS _n";
         let of_row = |i: usize, (field, kind): &(Name, FieldType), known: bool| match number(field, *kind) {
-            Some(v) if i == index && known => format!(", {} AS _k, 1::BIGINT AS _n", key_sql(&v)),
+            Some(v) if i == index && known => format!(", [{}] AS _k, [1::BIGINT] AS _n", key_sql(&v)),
             _ if i == index => none.to_owned(),
             _ => String::new(),
         };
         let of_summary = |i: usize, (field, _): &(Name, FieldType), known: bool| {
             let sketch = part_sql(field, "sketch");
             match (i == index, known) {
-                (true, true) => {
-                    format!(", unnest(map_keys({sketch})) AS _k, unnest(map_values({sketch}))::BIGINT AS _n")
-                }
+                (true, true) => format!(", map_keys({sketch}) AS _k, map_values({sketch})::BIGINT[] AS _n"),
                 (true, false) => none.to_owned(),
                 (false, _) => String::new(),
             }
         };
         self.union(parts, &of_row, &of_summary)
+    }
+
+    /// About how many rows the lake has of these parts, of all hosts, where the catalog says it.
+    pub(super) fn rows_within(&self, parts: &[TierPart]) -> i64 {
+        let rows = |part: &TierPart| {
+            let wanted = Wanted { from_ms: part.from_ms, to_ms: part.to_ms, after: None };
+            self.files.get(&part.tier).map_or(0, |files| files.rows(&wanted))
+        };
+        parts.iter().map(rows).sum()
     }
 
     /// A subquery of all rows that tell of these parts, each sample once: the tiers', what they do not contain yet, and the tail's.

@@ -16,8 +16,11 @@
 //! // Its columns: hour, count, sum, min, max, quantiles (a list in the order asked for).
 //! ```
 //!
-//! A quantile q of n values is the value of rank `max(1, ⌈q n⌉)` in their order (nearest rank), here within 1 % of it, and never
-//! outside the smallest and the largest value. Where a double has no 1 % left, below 1e-319, it is as near as doubles are.
+//! A quantile q of n values lies at rank q (n - 1), from 0, in their order; between two ranks it is interpolated linearly, as DuckDB's
+//! `quantile_cont` does with raw rows. So it means the same whatever answers: here it is within 1 % of that (between two values of
+//! different signs, within 1 % of the larger one), and never outside the smallest and the largest value. Where a double has no
+//! 1 % left, below 1e-319, it is as near as doubles are. [`super::Sketch`] gives the same of counts that are added up in memory, which is
+//! what queries use.
 
 use plimsoll_nats::{Name, batch::FieldType};
 
@@ -202,15 +205,21 @@ pub fn quantiles_sql(relation: &str, groups: &[&str], summary: &str, quantiles: 
     let partition = if groups.is_empty() { String::new() } else { format!("PARTITION BY {}", groups.join(", ")) };
     let ranks: Vec<String> = quantiles
         .iter()
-        // Less a little: that 0.07 × 100 is more than 7 in doubles is no reason to take the next value.
-        .map(|q| format!("min(_k) FILTER (_upto >= greatest(1, ceil({q:?}::DOUBLE * _all - 1e-9)))"))
+        .map(|q| {
+            let at = |rank: &str| format!("min(_k) FILTER (_upto > {rank}({q:?}::DOUBLE * (_all - 1)))");
+            format!(
+                "{{'below': {}, 'above': {}, 'part': any_value({q:?}::DOUBLE * (_all - 1) - floor({q:?}::DOUBLE * (_all - 1)))}}",
+                at("floor"),
+                at("ceil")
+            )
+        })
         .collect();
     let ranks = ranks.join(", ");
     let same: Vec<String> =
         groups.iter().map(|group| format!("_whole.{group} IS NOT DISTINCT FROM _ranked.{group}")).collect();
     let same = if same.is_empty() { "true".to_owned() } else { same.join(" AND ") };
     let chosen: String = groups.iter().map(|group| format!("_whole.{group}, ")).collect();
-    let number = number_sql("k");
+    let (below, above) = (number_sql("k.below"), number_sql("k.above"));
     format!(
         "WITH _part AS (SELECT {listed}{summary} AS _s FROM {relation} WHERE {summary} IS NOT NULL), \
          _whole AS (SELECT {listed}sum(_s.\"count\")::UBIGINT AS _n, sum(_s.\"sum\") AS _sum, min(_s.\"min\") AS _min, \
@@ -221,7 +230,7 @@ pub fn quantiles_sql(relation: &str, groups: &[&str], summary: &str, quantiles: 
          FROM _entry), \
          _ranked AS (SELECT {listed}[{ranks}] AS _keys FROM _upto GROUP BY ALL) \
          SELECT {chosen}_n AS \"count\", _sum AS \"sum\", _min AS \"min\", _max AS \"max\", \
-         list_transform(_keys, lambda k: greatest(_min, least(_max, {number}))) AS quantiles \
+         list_transform(_keys, lambda k: greatest(_min, least(_max, {below} * (1 - k.part) + {above} * k.part))) AS quantiles \
          FROM _whole JOIN _ranked ON {same}"
     )
 }
