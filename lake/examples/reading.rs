@@ -76,7 +76,7 @@ impl Bench {
         };
         let by_host = |query: FleetQuery| FleetQuery { by: vec![GroupKey::Host], ..query };
         let top = Some(Ranking { count: NonZeroUsize::new(10).unwrap(), lowest: false });
-        println!("{:58} {:>9} {:>9}", "query", "median ms", "first ms");
+        println!("{:58} {:>9} {:>9} {:>9}", "query", "median ms", "least ms", "first ms");
         self.run("positions", async |b| drop(b.reader.positions().await.unwrap())).await;
         self.run("1 host, 1 h, stats", async |b| b.stats(one(END - DAY, END - DAY + 3_600_000), fields()).await).await;
         let all = || PointsQuery { fields: None, step: None, ..points(1) };
@@ -154,7 +154,7 @@ impl Bench {
         }
         let first = times[0];
         times.sort_by(f64::total_cmp);
-        println!("{what:58} {:9.1} {first:9.1}", times[runs / 2]);
+        println!("{what:58} {:9.1} {:9.1} {first:9.1}", times[runs / 2], times[0]);
     }
 
     async fn stats(&self, selection: Selection, fields: Option<Vec<Name>>) {

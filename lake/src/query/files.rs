@@ -198,7 +198,8 @@ impl CatalogReader {
         let (files, deletes, columns) = (at.lives("f"), at.lives("d"), at.lives("c"));
         let sql = format!(
             "SELECT t.table_name AS table_name, s.path || t.path || f.path AS path, f.begin_snapshot AS first,
-                    coalesce(f.partial_max, f.begin_snapshot) AS last, v.min_value AS earliest, v.max_value AS latest, f.record_count AS rows_of_file,
+                    coalesce(f.partial_max, f.begin_snapshot) AS last, CASE WHEN v.null_count = 0 THEN v.min_value END AS earliest,
+                    CASE WHEN v.null_count = 0 THEN v.max_value END AS latest, f.record_count AS rows_of_file,
                     CASE WHEN s.path_is_relative AND t.path_is_relative AND f.path_is_relative AND f.file_format = 'parquet'
                               AND f.mapping_id IS NULL AND coalesce(f.encryption_key, '') = ''
                               AND NOT EXISTS (SELECT 1 FROM ducklake_delete_file d WHERE d.data_file_id = f.data_file_id AND {deletes})
@@ -262,7 +263,26 @@ impl At {
     }
 }
 
+/// What files that are read as one table have in common: whether some rows came too early, whether all are of the wanted time, and the
+/// types of the columns.
+type Alike<'f> = (bool, bool, Vec<Option<&'f str>>);
+
+/// A table, to be put into a `FROM`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) table: String,
+    /// Whether all of its rows are of the wanted time. Comparing times that need not be read takes as long as reading a field.
+    pub(super) within_time: bool,
+    /// The condition, begun with `AND`, that rows came after the wanted snapshot.
+    pub(super) later: String,
+}
+
 impl Wanted {
+    /// Whether all rows of the file are of this time.
+    fn contains(&self, file: &DataFile) -> bool {
+        file.times.0 >= self.from_ms && self.to_ms.is_none_or(|to| file.times.1 < to)
+    }
+
     fn may_be_in(&self, file: &DataFile) -> bool {
         file.times.1 >= self.from_ms
             && self.to_ms.is_none_or(|to| file.times.0 < to)
@@ -276,21 +296,20 @@ impl TableFiles {
         self.files.iter().filter(|file| wanted.may_be_in(file)).map(|file| file.rows).sum()
     }
 
-    /// Tables, to be put into a `FROM`, that together hold the wanted rows and maybe others of other times, each with the condition
-    /// that its rows came after the snapshot; none where no file has such rows.
-    pub(super) fn read(&self, wanted: &Wanted, columns: &[(String, &str)]) -> Vec<(String, String)> {
+    /// Tables that together hold the wanted rows; none where no file has such rows.
+    pub(super) fn read(&self, wanted: &Wanted, columns: &[(String, &str)]) -> Vec<Piece> {
         let after = wanted.after.unwrap_or(i64::MIN);
         // DuckDB takes columns and types from the first file: a later one's floats would become its integers.
-        let mut groups = BTreeMap::<(bool, Vec<Option<&str>>), Vec<&DataFile>>::new();
+        let mut groups = BTreeMap::<Alike<'_>, Vec<&DataFile>>::new();
         for file in self.files.iter().filter(|file| wanted.may_be_in(file)) {
             let has = columns.iter().map(|(name, _)| self.kind(file, name)).collect();
-            groups.entry((file.snapshots.0 <= after, has)).or_default().push(file);
+            groups.entry((file.snapshots.0 <= after, wanted.contains(file), has)).or_default().push(file);
         }
-        let table = |((partly, has), files): ((bool, Vec<Option<&str>>), Vec<&DataFile>)| {
+        let piece = |((partly, within_time, has), files): (Alike<'_>, Vec<&DataFile>)| {
             let later = if partly { format!(" AND {SNAPSHOT_COLUMN} > {after}") } else { String::new() };
-            (table(&files, columns, &has, partly), later)
+            Piece { table: table(&files, columns, &has, partly), within_time, later }
         };
-        groups.into_iter().map(table).collect()
+        groups.into_iter().map(piece).collect()
     }
 
     /// The type of the file's column of that name; none where it has none.
@@ -467,7 +486,8 @@ mod tests {
                     let to = to_ms.map(|to| format!(" AND epoch_ms(ts) < {to}")).unwrap_or_default();
                     let condition = format!("epoch_ms(ts) >= {from_ms}{to}");
                     let mut branches = vec![format!("SELECT {names} FROM lake.main.load WHERE false")];
-                    for (table, later) in files.read(&Wanted { from_ms, to_ms, after }, &columns) {
+                    for Piece { table, within_time, later } in files.read(&Wanted { from_ms, to_ms, after }, &columns) {
+                        let condition = if within_time { "true" } else { &*condition };
                         branches.push(format!("SELECT {names} FROM {table} WHERE {condition}{later}"));
                     }
                     let later = after.map(|after| format!(" AND snapshot_id > {after}")).unwrap_or_default();

@@ -131,11 +131,15 @@ impl Selection {
     ///
     /// All values stand in the text and are no parameters: only what the planner sees leaves out files by day and row groups by host.
     pub(super) fn condition(&self, from_ms: i64, to_ms: Option<i64>) -> String {
-        let mut conditions = Vec::from_iter(self.hosts.condition());
-        conditions.push(format!("ts >= {}", time(from_ms)));
-        conditions.extend(to_ms.map(|to| format!("ts < {}", time(to))));
-        conditions.extend(self.tags.iter().map(|(tag, value)| format!("{} = {}", ident(tag), literal(value))));
-        conditions.join(" AND ")
+        let to = to_ms.map(|to| format!(" AND ts < {}", time(to))).unwrap_or_default();
+        format!("{} AND ts >= {}{to}", self.condition_of_series(), time(from_ms))
+    }
+
+    /// The condition of a `WHERE` that a row belongs to the selection's series, whatever its time.
+    pub(super) fn condition_of_series(&self) -> String {
+        let tags = self.tags.iter().map(|(tag, value)| format!("{} = {}", ident(tag), literal(value)));
+        let conditions: Vec<String> = self.hosts.condition().into_iter().chain(tags).collect();
+        if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") }
     }
 }
 

@@ -8,7 +8,7 @@ use plimsoll_nats::{Batch, Name, batch::FieldType};
 use super::{
     Attachment, QueryError, Selection,
     facts::{Facts, FactsCache, SeenFacts, snapshot_of_lake},
-    files::{Tables, Wanted},
+    files::{Piece, Tables, Wanted},
     tiers::{Extent, TierPart},
 };
 use crate::{
@@ -283,9 +283,12 @@ impl Source<'_> {
             // A table made before the measurement had a tag knows no series of it.
             return;
         }
-        let condition = self.selection.condition(part.from_ms, part.to_ms);
         let wanted = Wanted { from_ms: part.from_ms, to_ms: part.to_ms, after };
-        for (table, later) in self.tables(part.tier, &wanted) {
+        for Piece { table, within_time, later } in self.tables(part.tier, &wanted) {
+            let condition = match within_time {
+                true => self.selection.condition_of_series(),
+                false => self.selection.condition(part.from_ms, part.to_ms),
+            };
             branches.push(self.branch(&known, columns, &format!("{table} WHERE {condition}{later}")));
         }
     }
@@ -298,11 +301,11 @@ impl Source<'_> {
         }
     }
 
-    /// What stands in a `FROM` for a tier's table, each with a condition on the rows' snapshots.
-    fn tables(&self, tier: Tier, wanted: &Wanted) -> Vec<(String, String)> {
+    /// What stands in a `FROM` for a tier's table.
+    fn tables(&self, tier: Tier, wanted: &Wanted) -> Vec<Piece> {
         let Some(files) = self.files.get(&tier) else {
             let later = wanted.after.map(|snapshot| format!(" AND snapshot_id > {snapshot}")).unwrap_or_default();
-            return vec![(tier.table(&self.selection.measurement), later)];
+            return vec![Piece { table: tier.table(&self.selection.measurement), within_time: false, later }];
         };
         let kind = |name: &Name| match tier {
             Tier::Raw => self.stored.as_ref().and_then(|stored| stored.column(name)).map(|c| sql_type(c.column_type)),
@@ -340,7 +343,7 @@ impl Source<'_> {
             if tier != Tier::Raw && self.facts.contained(measurement, tier).is_none() {
                 continue;
             }
-            for (table, _) in self.tables(tier, &Wanted { from_ms: i64::MIN, to_ms: None, after: None }) {
+            for Piece { table, .. } in self.tables(tier, &Wanted { from_ms: i64::MIN, to_ms: None, after: None }) {
                 let sql = format!("SELECT count(*) FROM (FROM {table} WHERE {condition} LIMIT 1)");
                 let rows: i64 = self.connection.query_row(&sql, [], |row| row.get(0)).context("look for the host")?;
                 if rows > 0 {
