@@ -141,6 +141,7 @@ impl IngestConfig {
 impl Validate for IngestConfig {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.lake.problems();
+        problems.extend(self.nats.problems());
         problems.extend(self.maintenance.problems(&self.lake));
         if self.commit_interval < Duration::from_millis(100) || self.commit_interval > Duration::from_secs(3600) {
             problems.push("`commit_interval`: expected a duration from `100ms` to `1h`".to_owned());
@@ -161,8 +162,9 @@ mod tests {
     fn limits_are_checked() {
         assert_eq!(IngestConfig::default().problems(), [""; 0]);
         let commit_bytes = NonZeroUsize::new(1024 * 1024 * 1024).expect("not zero");
-        let config = IngestConfig { commit_interval: Duration::ZERO, commit_bytes, ..IngestConfig::default() };
-        assert_eq!(config.problems().len(), 2);
+        let nats = NatsConfig { pull_bytes: commit_bytes, ..NatsConfig::default() };
+        let config = IngestConfig { commit_interval: Duration::ZERO, commit_bytes, nats, ..IngestConfig::default() };
+        assert_eq!(config.problems().len(), 3);
     }
 
     #[test]
