@@ -12,8 +12,8 @@ use plimsoll_nats::Sequence;
 use plimsoll_testkit::{CommitFault, LakePlace, PostgresProxy, Servers};
 
 use crate::rows::{
-    self, ALL, Committer, LIFE, NO_ORPHANS, NOTHING, age_snapshots, files_are_named, holds, maintain, message,
-    WAITING, no_file_is_missing, number, rollups_hold, sweep,
+    self, ALL, Committer, LIFE, NO_ORPHANS, NOTHING, WAITING, age_snapshots, files_are_named, holds, maintain, message,
+    no_file_is_missing, number, rollups_hold, sweep,
 };
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

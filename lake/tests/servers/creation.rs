@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::rows::{Committer, holds, number};
 
 const AT_ONCE: u16 = 8;
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 5;
 
 /// Asserts that nothing is missing of what a new lake has, and nothing there twice.
 pub fn is_whole(lake: &Lake) {

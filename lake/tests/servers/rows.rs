@@ -56,7 +56,12 @@ pub fn message(number: u16, sequence: u64) -> PendingMessage {
             (name("value"), Column::Float(numbers().map(|n| Some(n as f64 / 4.0)).collect())),
         ]),
     };
-    PendingMessage { partition: partition(number), sequence: Sequence(sequence), stored_ms: NEW_DAY_MS, batch }
+    PendingMessage {
+        partition: partition(number),
+        sequence: Sequence(sequence),
+        stored_ms: NEW_DAY_MS + 3_600_000,
+        batch,
+    }
 }
 
 /// The rows of messages `1..=sequence` of a partition, as SQL.
