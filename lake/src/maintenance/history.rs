@@ -7,6 +7,7 @@
 //!
 //! A snapshot `s` shows the rows with `begin_snapshot <= s` that have no `end_snapshot` or a later one. So none shows a row that had
 //! ended when the oldest one was made. Commits only end rows that have not ended and add others: none touches what is deleted here.
+//! A query that outlasts its snapshot, and so the time for which snapshots are kept, may fail for lack of these rows, as for lack of files.
 //! The tables themselves stay, empty or not, since other processes remember them.
 
 use super::{

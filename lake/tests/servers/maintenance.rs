@@ -10,7 +10,7 @@ use crate::rows::{
     sweep,
 };
 
-const COMMITS: u64 = 50;
+const COMMITS: u64 = 40;
 /// Snapshots that no transaction under way began before.
 const UNDER_WAY: i64 = 30;
 
