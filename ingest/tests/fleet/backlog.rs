@@ -18,8 +18,10 @@ use crate::{
 };
 
 const MESSAGES: usize = 200;
-/// Just below what the broker takes.
-const MESSAGE_BYTES: usize = 900_000;
+/// Nearly as long as texts may be, and as many of them as the broker takes in a message.
+const TEXT_BYTES: usize = 16_000;
+const ROWS_A_MESSAGE: usize = 55;
+const MESSAGE_BYTES: usize = TEXT_BYTES * ROWS_A_MESSAGE;
 const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 const PULL_BYTES: usize = 2 * 1024 * 1024;
 /// What readers have yielded and the gathering has not taken yet, see `plimsoll_nats::reader::YIELDED_BYTES`.
@@ -27,25 +29,27 @@ const YIELDED_BYTES: usize = 16 * 1024 * 1024;
 /// Hosts of different partitions.
 const HOSTS: usize = 2;
 
-/// A row with a long text that has nothing in it to be made shorter.
+/// Rows with long texts that have nothing in them to be made shorter.
 fn large(message: usize) -> Batch {
     let mut state = message as u64 + 1;
-    let letter = |_| {
+    let mut letter = |_: usize| {
         // Knuth's linear congruential generator, "The Art of Computer Programming", volume 2, 3.3.4.
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         char::from(b' ' + (state >> 58) as u8)
     };
-    let text: String = (0..MESSAGE_BYTES).map(letter).collect();
+    let texts = (0..ROWS_A_MESSAGE).map(|_| Some((0..TEXT_BYTES).map(&mut letter).collect::<String>()));
+    let texts = texts.collect();
+    let numbers = || message * ROWS_A_MESSAGE..(message + 1) * ROWS_A_MESSAGE;
     Batch {
         host: HostId::parse(&format!("h{}", message % HOSTS)).expect("host"),
         measurement: name("large"),
         epoch: ulid::Ulid::nil(),
         seq: message as u64 + 1,
-        times: vec![now_ms() + message as i64],
+        times: numbers().map(|n| now_ms() - 60_000 + n as i64).collect(),
         tags: BTreeMap::new(),
         fields: BTreeMap::from([
-            (name("n"), Column::Integer(vec![Some(message as i64)])),
-            (name("text"), Column::Text(vec![Some(text)])),
+            (name("n"), Column::Integer(numbers().map(|n| Some(n as i64)).collect())),
+            (name("text"), Column::Text(texts)),
         ]),
     }
 }
@@ -84,11 +88,10 @@ async fn no_more_is_taken_than_is_held_while_commits_wait() {
     println!("{given} bytes of {} were taken, {most} at most may be", MESSAGES * MESSAGE_BYTES);
     assert!(given > COMMIT_BYTES && given <= most, "{given} bytes were taken, {most} at most may be");
     holder.kill();
-    fleet.holds_in("lake.large", MESSAGES as i64).await;
-    let exact = format!(
-        "SELECT count(*) FROM (SELECT n FROM lake.large WHERE length(text) = {MESSAGE_BYTES} GROUP BY n HAVING count(*) = 1)"
-    );
-    assert_eq!(fleet.number(&exact), Some(MESSAGES as i64));
-    assert_eq!(fleet.number("SELECT count(*) FROM lake.large"), Some(MESSAGES as i64));
+    let rows = (MESSAGES * ROWS_A_MESSAGE) as i64;
+    fleet.holds_in("lake.large", rows).await;
+    let exact = format!("SELECT count(DISTINCT n) FROM lake.large WHERE length(text) = {TEXT_BYTES}");
+    assert_eq!(fleet.number(&exact), Some(rows));
+    assert_eq!(fleet.number("SELECT count(*) FROM lake.large"), Some(rows));
     fleet.shrink(0).await;
 }

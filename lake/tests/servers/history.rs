@@ -108,7 +108,7 @@ fn is_forgotten_beside_commits_and_readers(config: &LakeConfig) {
     reader.connection().execute_batch("BEGIN").expect("begins");
     let before = Positions::read(reader.connection()).expect("reads");
     third.commit(5);
-    age_snapshots(writer.lake(), 5);
+    age_snapshots(writer.lake(), 8);
     assert!(maintain(&writer, KEEP).expect("maintains").forgotten_rows > 0);
     assert_eq!(Positions::read(reader.connection()).expect("reads"), before);
     reader.connection().execute_batch("COMMIT").expect("ends");
