@@ -5,5 +5,6 @@ mod backup;
 mod commits_harmed;
 mod creation;
 mod history;
+mod imports;
 mod maintenance;
 mod rows;
