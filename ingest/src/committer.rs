@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Tries that a commit has left once ingest is told to stop; the stream keeps what is not committed then.
 const LAST_TRIES: u32 = 3;
 
-/// Takes batches over. One may be under way and none waits: the next one is still being gathered.
+/// Takes batches over. One may be under way and one waits for it, while the next one is gathered.
 #[derive(Debug)]
 pub struct Committer {
     batches: mpsc::Sender<Gathered>,

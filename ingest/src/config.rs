@@ -28,7 +28,7 @@ pub struct IngestConfig {
     /// Rows at which a commit is due before that; default 1,000,000.
     pub commit_rows: NonZeroUsize,
     /// Memory of gathered messages at which a commit is due before that, in bytes and roughly; default 256 MiB, at most 512 MiB.
-    /// Twice that is held at most, besides what waits for being gathered ([`NatsConfig::pull_bytes`] and a half for each partition,
+    /// Three times that is held at most, for a batch may wait for the one that is being committed, besides what waits for being gathered ([`NatsConfig::pull_bytes`] and a half for each partition,
     /// and [`plimsoll_nats::reader::YIELDED_BYTES`]) and what DuckDB takes ([`LakeConfig::memory_limit`]).
     pub commit_bytes: NonZeroUsize,
     /// Whether ingest publishes the measurement `plimsoll` about itself; default true.
@@ -141,6 +141,7 @@ impl IngestConfig {
 impl Validate for IngestConfig {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.lake.problems();
+        problems.extend(self.nats.problems());
         problems.extend(self.maintenance.problems(&self.lake));
         if self.commit_interval < Duration::from_millis(100) || self.commit_interval > Duration::from_secs(3600) {
             problems.push("`commit_interval`: expected a duration from `100ms` to `1h`".to_owned());
@@ -161,8 +162,9 @@ mod tests {
     fn limits_are_checked() {
         assert_eq!(IngestConfig::default().problems(), [""; 0]);
         let commit_bytes = NonZeroUsize::new(1024 * 1024 * 1024).expect("not zero");
-        let config = IngestConfig { commit_interval: Duration::ZERO, commit_bytes, ..IngestConfig::default() };
-        assert_eq!(config.problems().len(), 2);
+        let nats = NatsConfig { pull_bytes: commit_bytes, ..NatsConfig::default() };
+        let config = IngestConfig { commit_interval: Duration::ZERO, commit_bytes, nats, ..IngestConfig::default() };
+        assert_eq!(config.problems().len(), 3);
     }
 
     #[test]

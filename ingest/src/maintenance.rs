@@ -234,7 +234,9 @@ impl Work {
 }
 
 fn tell(report: &MaintenanceReport) {
-    if report.merged_files + report.deleted_files + report.expired_snapshots + report.postponed == 0 {
+    if report.merged_files + report.deleted_files + report.expired_snapshots + report.forgotten_rows + report.postponed
+        == 0
+    {
         return;
     }
     tracing::info!(
@@ -242,6 +244,7 @@ fn tell(report: &MaintenanceReport) {
         created_files = report.created_files,
         deleted_files = report.deleted_files,
         expired_snapshots = report.expired_snapshots,
+        forgotten_rows = report.forgotten_rows,
         postponed_steps = report.postponed,
         duration_ms = report.duration.as_millis(),
         "maintained the lake"

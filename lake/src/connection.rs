@@ -26,6 +26,8 @@ pub(crate) const MEASUREMENTS_SCHEMA: &str = "main";
 /// Rows of a row group, a multiple of DuckDB's vectors. A column of a row group is one page, decoded as a whole for whatever is wanted
 /// of it, so that questions about an hour of a host are quicker with few rows; with far fewer, files grow. See `docs/reading.md`.
 const ROW_GROUP: u32 = 24_576;
+/// Most tries of what several processes do that create or open a lake at the same time.
+const ATTEMPTS: u32 = 20;
 
 /// What a connection may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +54,19 @@ impl Lake {
     /// created the lake.
     pub fn open(config: &LakeConfig, access: Access) -> Result<Self, LakeError> {
         prepare_folders(config, access)?;
-        let lake = Self::unattached(config)?;
-        lake.attach(config, access)?;
-        if access == Access::Write {
-            lake.initialize()?;
+        let open = || {
+            let lake = Self::unattached(config)?;
+            lake.attach(config, access)?;
+            Ok(lake)
+        };
+        match access {
+            Access::Read => open(),
+            Access::Write => {
+                let lake = attached_in_turn(open)?;
+                lake.initialize()?;
+                Ok(lake)
+            }
         }
-        Ok(lake)
     }
 
     /// A DuckDB that could attach the lake: its extensions are loaded, and it has the credentials of the store.
@@ -119,14 +128,7 @@ impl Lake {
                 .execute_batch(&format!("LOAD {}", literal(&file.to_string_lossy())))
                 .context("load a DuckDB extension")?;
         }
-        match (&config.s3, &self.store) {
-            (Some(s3), Some(store)) => {
-                let timeout = format!("SET http_timeout = {}", s3.timeout.as_secs());
-                self.connection.execute_batch(&timeout).context("set the timeout of the S3 store")?;
-                store.give(&self.connection)
-            }
-            _ => Ok(()),
-        }
+        self.store.as_ref().map_or(Ok(()), |store| store.set_up(&self.connection))
     }
 
     pub(crate) fn attach(&self, config: &LakeConfig, access: Access) -> Result<(), LakeError> {
@@ -156,48 +158,78 @@ impl Lake {
 
     /// Creates what every lake has. Several members may do so at the same time: the slower ones try again and find it done.
     fn initialize(&self) -> Result<(), LakeError> {
-        const ATTEMPTS: u32 = 20;
-        let mut attempt = 1;
-        loop {
-            let result = self.initialize_once();
-            match result {
-                Err(error) if attempt < ATTEMPTS && (error.is_conflict() || self.is_initialized()?) => {
-                    let _ = self.connection.execute_batch("ROLLBACK");
-                    pause(attempt);
-                    attempt += 1;
-                }
-                other => return other,
-            }
-        }
+        self.retried(ATTEMPTS, || self.initialize_once())?;
+        self.keep_in_catalog("positions", "Last stream sequence whose rows the lake contains, by partition")
     }
 
     pub(crate) fn is_initialized(&self) -> Result<bool, LakeError> {
-        let _ = self.connection.execute_batch("ROLLBACK");
         let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'positions'";
         let tables: i64 = self.connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the positions")?;
         Ok(tables == 1)
     }
 
     fn initialize_once(&self) -> Result<(), LakeError> {
+        // One transaction looks and creates, so that nobody creates in between.
+        self.connection.execute_batch("BEGIN").context("begin to create the lake")?;
         if self.is_initialized()? {
-            return Ok(());
+            return self.connection.execute_batch("ROLLBACK").context("look for the positions");
         }
         let rows: Vec<String> = PartitionId::all().map(|partition| format!("({partition}, 0, 0)")).collect();
         let rows = rows.join(", ");
         self.connection
             .execute_batch(&format!(
-                "BEGIN;
-                 CALL {LAKE}.set_option('parquet_compression', 'zstd');
+                "CALL {LAKE}.set_option('parquet_compression', 'zstd');
                  CALL {LAKE}.set_option('parquet_version', '2');
                  CALL {LAKE}.set_option('parquet_row_group_size', '{ROW_GROUP}');
                  CREATE SCHEMA {LAKE}.plimsoll;
                  CREATE TABLE {LAKE}.plimsoll.positions (partition USMALLINT, incarnation BIGINT, sequence UBIGINT);
-                 COMMENT ON TABLE {LAKE}.plimsoll.positions IS 'Last stream sequence whose rows the lake contains, by partition';
-                 INSERT INTO {LAKE}.plimsoll.positions VALUES {rows};
-                 COMMIT;
-                 CALL {LAKE}.set_option('data_inlining_row_limit', 1000, schema => 'plimsoll', table_name => 'positions')"
+                 INSERT INTO {LAKE}.plimsoll.positions VALUES {rows}"
             ))
-            .context("create the lake")
+            .context("create the lake")?;
+        self.commit()
+    }
+
+    /// Lets the catalog hold the rows of a table of the schema `plimsoll`, whose rows are updated all the time, where it does not yet:
+    /// DuckLake takes this only after the transaction that makes the table, and whoever made it may have died in between.
+    pub(crate) fn keep_in_catalog(&self, table: &str, comment: &str) -> Result<(), LakeError> {
+        let told = format!(
+            "SELECT count(*) FROM {CATALOG}.ducklake_metadata m
+             JOIN {CATALOG}.ducklake_table t ON t.table_id = m.scope_id AND t.end_snapshot IS NULL
+             JOIN {CATALOG}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+             WHERE m.key = 'data_inlining_row_limit' AND m.scope = 'table' AND s.schema_name = 'plimsoll' AND t.table_name = {}",
+            literal(table)
+        );
+        // Of two that tell it at once one must fail, which they do by changing the table.
+        let tell = format!(
+            "COMMENT ON TABLE {LAKE}.plimsoll.{} IS {};
+             CALL {LAKE}.set_option('data_inlining_row_limit', 1000, schema => 'plimsoll', table_name => {})",
+            ident(table),
+            literal(comment),
+            literal(table)
+        );
+        self.retried(ATTEMPTS, || {
+            self.connection.execute_batch("BEGIN").context("look for a table's options")?;
+            let options: i64 =
+                self.connection.query_row(&told, [], |row| row.get(0)).context("look for a table's options")?;
+            if options > 0 {
+                return self.connection.execute_batch("ROLLBACK").context("look for a table's options");
+            }
+            self.connection.execute_batch(&tell).context("set a table's options")?;
+            self.commit()
+        })?;
+        Ok(())
+    }
+}
+
+/// Attaches the lake, again while others that create it at the same time are in the way.
+fn attached_in_turn(open: impl Fn() -> Result<Lake, LakeError>) -> Result<Lake, LakeError> {
+    let mut attempt = 1;
+    loop {
+        match open() {
+            Err(error) if attempt < ATTEMPTS && error.is_creation_race() => pause(attempt),
+            opened => return opened,
+        }
+        attempt += 1;
     }
 }
 

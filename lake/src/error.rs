@@ -123,6 +123,19 @@ impl LakeError {
             && MARKS.iter().any(|mark| text.contains(mark))
     }
 
+    /// Whether this came of others that create the catalog at the same time, so that attaching it anew can succeed at once.
+    pub(crate) fn is_creation_race(&self) -> bool {
+        const MARKS: [&str; 3] = ["duplicate key value", "already exists", "Current transaction is aborted"];
+        match self {
+            Self::Conflict(_) => true,
+            Self::Database { source, .. } => {
+                let text = source.to_string();
+                MARKS.iter().any(|mark| text.contains(mark))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether DuckDB's memory did not suffice.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Database { source, .. } if source.to_string().starts_with("Out of Memory Error"))
@@ -155,15 +168,22 @@ impl<T> Context<T> for Result<T, duckdb::Error> {
     }
 }
 
+/// What errors say that come of another writer. The last is said by DuckLake's own retry, where that meets a table that is just being made.
+const CONFLICTS: [&str; 6] = [
+    "database is locked",
+    "onflict",
+    "could not serialize",
+    "concurrent",
+    "maximum retry count",
+    "does not have any columns",
+];
+
 /// DuckDB tells a conflict only by its text.
 fn classify(action: &'static str, source: duckdb::Error) -> LakeError {
     let text = source.to_string();
     if text.contains("INTERRUPT") || text.contains("Interrupted") {
         LakeError::Interrupted
-    } else if ["database is locked", "onflict", "could not serialize", "concurrent", "maximum retry count"]
-        .iter()
-        .any(|mark| text.contains(mark))
-    {
+    } else if CONFLICTS.iter().any(|mark| text.contains(mark)) {
         LakeError::Conflict(source)
     } else {
         LakeError::Database { action, source }

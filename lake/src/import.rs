@@ -179,21 +179,21 @@ impl Importer {
         }
         let prepared = self.lake.retried(ATTEMPTS, || {
             let connection = &self.lake.connection;
+            connection.execute_batch("BEGIN").context("begin to prepare an import")?;
             let sql = "SELECT count(*) FROM duckdb_tables()
                        WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'imports'";
             let tables: i64 =
                 connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the count of imports")?;
             if tables == 1 {
-                return Ok(());
+                return connection.execute_batch("ROLLBACK").context("look for the count of imports");
             }
             let create = format!(
-                "BEGIN;
-                 CREATE TABLE {LAKE}.plimsoll.imports (transactions BIGINT);
+                "CREATE TABLE {LAKE}.plimsoll.imports (transactions BIGINT);
                  COMMENT ON TABLE {LAKE}.plimsoll.imports IS 'Counts the transactions of imports, so that they take turns';
-                 INSERT INTO {LAKE}.plimsoll.imports VALUES (0);
-                 COMMIT"
+                 INSERT INTO {LAKE}.plimsoll.imports VALUES (0)"
             );
-            connection.execute_batch(&create).context("create the count of imports")
+            connection.execute_batch(&create).context("create the count of imports")?;
+            self.lake.commit()
         });
         prepared.map(|((), _)| ())
     }

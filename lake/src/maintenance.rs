@@ -7,9 +7,11 @@
 //!
 //! Rows keep their `snapshot_id`, which rollups rely on, but not their `rowid`: DuckLake numbers the rows of sorted files anew.
 //!
-//! Nothing here touches the schema `plimsoll`: rewriting a table whose rows are updated meanwhile ends DuckDB by a fatal error.
+//! Nothing here rewrites a table of the schema `plimsoll`: where its rows are updated meanwhile that ends DuckDB by a fatal error. What
+//! the catalog keeps of their former rows is deleted; see [`history`].
 
 mod clean;
+mod history;
 mod plan;
 mod steps;
 
@@ -59,6 +61,8 @@ pub struct MaintenanceReport {
     pub created_files: u64,
     /// Snapshots that can't be read any more.
     pub expired_snapshots: u64,
+    /// Former rows of tables in the catalog that were deleted, since no snapshot shows them any more.
+    pub forgotten_rows: u64,
     /// Files that were deleted.
     pub deleted_files: u64,
     /// Steps that gave up because other writers were always faster or the step took too long; the next run tries them again.

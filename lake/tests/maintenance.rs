@@ -105,6 +105,37 @@ fn small_files_become_few_and_the_rows_stay() {
 }
 
 #[test]
+fn snapshots_of_the_last_minutes_are_kept_whatever_is_asked_for() {
+    let dir = TempDir::new().expect("a folder");
+    let writer = LakeWriter::open(&LakeConfig::embedded(dir.path())).expect("opens");
+    (1..=3).for_each(|sequence| commit(&writer, 3, sequence));
+    assert_eq!(maintain(&writer, NOTHING).expired_snapshots, 0);
+}
+
+#[test]
+fn of_the_unused_files_of_a_day_only_the_older_ones_are_deleted() {
+    let dir = TempDir::new().expect("a folder");
+    let writer = LakeWriter::open(&LakeConfig::embedded(dir.path())).expect("opens");
+    (1..=10).for_each(|sequence| commit(&writer, 3, sequence));
+    let keep = Keep { snapshots: HOUR, unused_files: HOUR, orphans: None };
+    assert!(maintain(&writer, keep).merged_files >= 20);
+    let unused = "__ducklake_metadata_lake.ducklake_files_scheduled_for_deletion";
+    age_snapshots(writer.lake());
+    // The merged files wait from now on.
+    maintain(&writer, keep);
+    let waiting = number(writer.lake(), &format!("SELECT count(*) FROM {unused}"));
+    assert!(waiting >= 20, "{waiting} files wait");
+    let before = files(&dir.path().join("data"));
+    let older = format!(
+        "INSERT INTO {unused} SELECT 1000000, 'main/gone.parquet', 1, ((now() - INTERVAL 61 MINUTE)::TIMESTAMP::VARCHAR || '+00')"
+    );
+    writer.lake().connection().execute_batch(&format!("SET TimeZone = 'UTC'; {older}")).expect("inserts");
+    assert_eq!(maintain(&writer, keep).deleted_files, 1);
+    assert_eq!(number(writer.lake(), &format!("SELECT count(*) FROM {unused}")), waiting);
+    assert_eq!(files(&dir.path().join("data")), before);
+}
+
+#[test]
 fn a_query_that_began_before_reads_on_and_files_stay_for_their_time() {
     let dir = TempDir::new().expect("a folder");
     let config = LakeConfig::embedded(dir.path());

@@ -7,6 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+/// Most bytes of messages that the reader of a partition may ask for at a time.
+const MAX_PULL_BYTES: usize = 64 * 1024 * 1024;
+
 /// How to reach the broker; the `[nats]` section of every service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,8 +28,8 @@ pub struct NatsConfig {
     pub replicas: usize,
     /// Size of `METRICS` in bytes past which the oldest samples go; default what the stream has, for a new one 10 GiB.
     pub metrics_max_bytes: Option<i64>,
-    /// Bytes of messages that the reader of a partition asks for at a time; default 2 MiB. It holds half as much again at most, and
-    /// asks for as much as the largest message takes at least.
+    /// Bytes of messages that the reader of a partition asks for at a time; default 2 MiB, at most 64 MiB. It holds half as much again
+    /// at most, and asks for as much as the largest message takes at least.
     pub pull_bytes: NonZeroUsize,
 }
 
@@ -65,6 +68,10 @@ impl NatsConfig {
         }
         if self.metrics_max_bytes.is_some_and(|bytes| bytes < 1) {
             problems.push("`nats.metrics_max_bytes`: expected a number of bytes above 0".to_owned());
+        }
+        // Each of 16 partitions holds half as much again.
+        if self.pull_bytes.get() > MAX_PULL_BYTES {
+            problems.push(format!("`nats.pull_bytes`: expected at most {MAX_PULL_BYTES} (64 MiB)"));
         }
         problems
     }
@@ -256,8 +263,15 @@ mod tests {
             let problems = config(None, password, file).problems().join("\n");
             assert!(problems.starts_with("`nats.user`") && !problems.contains("hunter2"), "{problems}");
         }
-        let nats = NatsConfig { url: " ".to_owned(), replicas: 0, metrics_max_bytes: Some(0), ..NatsConfig::default() };
-        assert_eq!(nats.problems().len(), 3);
+        let pull_bytes = NonZeroUsize::new(MAX_PULL_BYTES + 1).expect("not zero");
+        let nats = NatsConfig {
+            url: " ".to_owned(),
+            replicas: 0,
+            metrics_max_bytes: Some(0),
+            pull_bytes,
+            ..NatsConfig::default()
+        };
+        assert_eq!(nats.problems().len(), 4);
     }
 
     #[tokio::test]

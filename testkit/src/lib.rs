@@ -21,7 +21,7 @@ pub use account::Account;
 pub use cluster::TestCluster;
 pub use place::LakePlace;
 pub use postgres::TestPostgres;
-pub use postgres_proxy::PostgresProxy;
+pub use postgres_proxy::{CommitFault, PostgresProxy};
 pub use process::Process;
 pub use s3::TestS3;
 pub use s3_proxy::{S3Fault, S3Proxy};

@@ -1,9 +1,9 @@
-//! A proxy before PostgreSQL that loses what is worst to lose: the answer to a commit.
+//! A proxy before PostgreSQL that does harm at the worst moment: when a transaction commits.
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,16 @@ use tokio::{
 /// Enough for a server that does not wait for the disk.
 const TIME_TO_COMMIT: Duration = Duration::from_millis(200);
 
-/// A proxy that passes everything on until it is told to lose an answer.
+/// What happens to the commit of a transaction that writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitFault {
+    /// The connection is cut before PostgreSQL hears of the commit, which so does not come about.
+    Cut,
+    /// PostgreSQL commits, and its answer is lost with the connection.
+    LoseAnswer,
+}
+
+/// A proxy that passes everything on until it is told to harm a commit.
 #[derive(Debug)]
 pub struct PostgresProxy {
     /// The port on loopback.
@@ -29,8 +38,24 @@ pub struct PostgresProxy {
 
 #[derive(Debug, Default)]
 struct Armed {
-    is_armed: AtomicBool,
-    lost: AtomicU64,
+    /// The fault, and how many commits pass before.
+    next: Mutex<Option<(CommitFault, u64)>>,
+    harmed: AtomicU64,
+}
+
+impl Armed {
+    /// What is to happen to a commit that has come.
+    fn take(&self) -> Option<CommitFault> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fault, before) = (*next)?;
+        if before > 0 {
+            *next = Some((fault, before - 1));
+            return None;
+        }
+        *next = None;
+        self.harmed.fetch_add(1, Ordering::Relaxed);
+        Some(fault)
+    }
 }
 
 impl PostgresProxy {
@@ -69,13 +94,23 @@ impl PostgresProxy {
 
     /// From the next transaction that writes, passes the commit on, loses the answer, and cuts the connection.
     pub fn lose_next_commit(&self) {
-        self.state.is_armed.store(true, Ordering::Relaxed);
+        self.harm(CommitFault::LoseAnswer, 0);
     }
 
-    /// Answers lost so far.
+    /// Harms the commit of a transaction that writes, once, after so many that pass.
+    pub fn harm(&self, fault: CommitFault, after: u64) {
+        *self.state.next.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, after));
+    }
+
+    /// Does no further harm; returns whether what it was told last has been done.
+    pub fn rest(&self) -> bool {
+        self.state.next.lock().unwrap_or_else(PoisonError::into_inner).take().is_none()
+    }
+
+    /// Commits harmed so far.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.state.lost.load(Ordering::Relaxed)
+    pub fn harmed(&self) -> u64 {
+        self.state.harmed.load(Ordering::Relaxed)
     }
 }
 
@@ -83,21 +118,25 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let _ = tokio::io::copy(&mut from, &mut to).await;
 }
 
-/// Passes requests on; returns the way to the server once that has had one whose answer has to be lost, nothing when the client is gone.
+/// Passes requests on; returns the way to the server once that has had one whose answer has to be lost, nothing when the client is gone
+/// or is to be cut off.
 async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, armed: &Armed) -> Option<OwnedWriteHalf> {
+    const WRITES: [&[u8]; 4] = [b"INSERT INTO", b"DELETE FROM", b"UPDATE ", b"CREATE TABLE"];
     let mut bytes = vec![0; 64 * 1024];
     let mut writes = false;
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
         let said = &bytes[..count];
-        writes |= contains(said, b"INSERT INTO");
+        writes |= WRITES.iter().any(|statement| contains(said, statement));
         let is_commit = contains(said, b"COMMIT\0") || contains(said, b"COMMIT;");
-        let lose = is_commit && writes && armed.is_armed.swap(false, Ordering::Relaxed);
+        let fault = if is_commit && writes { armed.take() } else { None };
+        if fault == Some(CommitFault::Cut) {
+            return None;
+        }
         to.write_all(said).await.ok()?;
-        if lose {
-            armed.lost.fetch_add(1, Ordering::Relaxed);
+        if fault == Some(CommitFault::LoseAnswer) {
             return Some(to);
         }
-        writes &= !is_commit;
+        writes &= !is_commit && !contains(said, b"ROLLBACK");
     }
     None
 }

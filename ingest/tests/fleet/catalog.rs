@@ -56,13 +56,13 @@ async fn the_catalogs_answers_to_commits_are_lost() {
     fleet.grow(2);
     fleet.works(&publisher).await;
     let started = Instant::now();
-    while proxy.lost() < 5 || started.elapsed() < length() {
-        let before = proxy.lost();
+    while proxy.harmed() < 5 || started.elapsed() < length() {
+        let before = proxy.harmed();
         proxy.lose_next_commit();
-        eventually("a commit", LIMIT, async || (proxy.lost() > before).then_some(())).await;
+        eventually("a commit", LIMIT, async || (proxy.harmed() > before).then_some(())).await;
         fleet.works(&publisher).await;
     }
-    let what = format!("PostgreSQL commits and its answer is lost, {} times", proxy.lost());
+    let what = format!("PostgreSQL commits and its answer is lost, {} times", proxy.harmed());
     fleet.account(&what, publisher).await.settle();
 }
 
@@ -134,7 +134,7 @@ async fn another_process_holds_the_sqlite_catalog() {
 }
 
 /// A process that holds the write lock of a SQLite database. The library that this process has must not open the file besides.
-fn hold(database: &str) -> Process {
+pub fn hold(database: &str) -> Process {
     const SCRIPT: &str = "import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 connection.execute('BEGIN IMMEDIATE')

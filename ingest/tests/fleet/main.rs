@@ -3,6 +3,7 @@
 //!
 //! `make test` runs each fault for some seconds; `make chaos` for a minute, and ends in a table of what was counted.
 
+mod backlog;
 mod brokers;
 mod catalog;
 mod cost;

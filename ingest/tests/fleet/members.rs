@@ -18,7 +18,9 @@ async fn random_members_are_killed_every_few_seconds() {
     let client = cluster.client().await;
     let mut random = seeded();
     let publisher = Publisher::start(client.clone());
-    let mut fleet = Fleet::new(&cluster.config(), client, LakePlace::fleet(&servers));
+    let fleet = Fleet::new(&cluster.config(), client, LakePlace::fleet(&servers));
+    // So that kills meet maintenance, too.
+    let mut fleet = fleet.with("PLIMSOLL_INGEST__MAINTENANCE__INTERVAL", "1s");
     fleet.grow(4);
     fleet.works(&publisher).await;
     let (started, mut kills) = (Instant::now(), 0);

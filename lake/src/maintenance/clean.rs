@@ -23,6 +23,7 @@ const AT_ONCE: usize = 1000;
 impl Run<'_> {
     pub(super) fn clean(&mut self, keep: Keep) -> Result<(), LakeError> {
         self.expire(keep.snapshots.max(MIN_SNAPSHOTS))?;
+        self.forget_ended_rows()?;
         self.delete_unused(keep.unused_files)?;
         match keep.orphans {
             Some(age) => self.delete_orphans(age),
@@ -134,7 +135,7 @@ fn file_name(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
-fn column<T: duckdb::types::FromSql>(
+pub(super) fn column<T: duckdb::types::FromSql>(
     connection: &Connection,
     sql: &str,
     action: &'static str,
@@ -144,6 +145,14 @@ fn column<T: duckdb::types::FromSql>(
     rows.and_then(Iterator::collect).context(action)
 }
 
+pub(super) fn first<T: duckdb::types::FromSql>(
+    connection: &Connection,
+    sql: &str,
+    action: &'static str,
+) -> Result<T, LakeError> {
+    connection.query_row(sql, [], |row| row.get(0)).context(action)
+}
+
 fn count(connection: &Connection, call: &str, action: &'static str) -> Result<u64, LakeError> {
-    connection.query_row(&format!("SELECT count(*)::UBIGINT FROM {call}"), [], |row| row.get(0)).context(action)
+    first(connection, &format!("SELECT count(*)::UBIGINT FROM {call}"), action)
 }

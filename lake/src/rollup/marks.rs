@@ -44,21 +44,15 @@ pub fn read(connection: &Connection) -> Result<Marks, LakeError> {
 /// Creates the table of marks where it is missing.
 pub(super) fn ensure(lake: &Lake) -> Result<(), LakeError> {
     let connection = &lake.connection;
-    if exists(connection)? {
-        return Ok(());
+    if !exists(connection)? {
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {LAKE}.plimsoll.rollups
+                 (measurement VARCHAR, tier VARCHAR, snapshot BIGINT, rolled_at TIMESTAMP_MS)"
+        );
+        transaction(lake, || connection.execute_batch(&create).context("create the table of the rollups' marks"))?;
     }
-    let create = format!(
-        "CREATE TABLE IF NOT EXISTS {LAKE}.plimsoll.rollups
-             (measurement VARCHAR, tier VARCHAR, snapshot BIGINT, rolled_at TIMESTAMP_MS);
-         COMMENT ON TABLE {LAKE}.plimsoll.rollups IS 'Last snapshot whose rows a rollup contains, by measurement and tier'"
-    );
-    transaction(lake, || connection.execute_batch(&create).context("create the table of the rollups' marks"))?;
-    // Rows stay in the catalog: every step changes one.
-    let inline = format!(
-        "CALL {LAKE}.set_option('data_inlining_row_limit', 1000, schema => 'plimsoll', table_name => 'rollups')"
-    );
-    transaction(lake, || connection.execute_batch(&inline).context("set up the table of the rollups' marks"))?;
-    Ok(())
+    // Every step changes a row.
+    lake.keep_in_catalog("rollups", "Last snapshot whose rows a rollup contains, by measurement and tier")
 }
 
 /// Moves a mark within the connection's transaction, or sets the first one.
