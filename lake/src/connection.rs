@@ -23,9 +23,6 @@ pub(crate) const CATALOG: &str = "__ducklake_metadata_lake";
 /// The schema of the measurements' tables.
 pub(crate) const MEASUREMENTS_SCHEMA: &str = "main";
 
-/// Rows of a row group, a multiple of DuckDB's vectors. A column of a row group is one page, decoded as a whole for whatever is wanted
-/// of it, so that questions about an hour of a host are quicker with few rows; with far fewer, files grow. See `docs/reading.md`.
-const ROW_GROUP: u32 = 24_576;
 /// Most tries of what several processes do that create or open a lake at the same time.
 const ATTEMPTS: u32 = 20;
 
@@ -180,7 +177,6 @@ impl Lake {
             .execute_batch(&format!(
                 "CALL {LAKE}.set_option('parquet_compression', 'zstd');
                  CALL {LAKE}.set_option('parquet_version', '2');
-                 CALL {LAKE}.set_option('parquet_row_group_size', '{ROW_GROUP}');
                  CREATE SCHEMA {LAKE}.plimsoll;
                  CREATE TABLE {LAKE}.plimsoll.positions (partition USMALLINT, incarnation BIGINT, sequence UBIGINT);
                  INSERT INTO {LAKE}.plimsoll.positions VALUES {rows}"
