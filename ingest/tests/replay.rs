@@ -66,10 +66,12 @@ fn embedded(lake: &TestLake) -> LakeConfig {
 async fn execute(lake: &TestLake, sql: &str) {
     let executed = async || {
         let opened = Lake::open(&embedded(lake), Access::Write).expect("opens");
-        match opened.connection().execute_batch(sql) {
-            Err(error) if error.to_string().contains("database is locked") => None,
-            other => Some(other.expect("is a statement")),
+        let outcome = opened.connection().execute_batch(sql);
+        if outcome.as_ref().is_err_and(|error| error.to_string().contains("database is locked")) {
+            return None;
         }
+        outcome.expect("is a statement");
+        Some(())
     };
     eventually("nobody else to write", LIMIT, executed).await;
 }
