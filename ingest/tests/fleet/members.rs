@@ -62,12 +62,16 @@ async fn a_member_that_sleeps_past_its_pin_wakes_and_tries_to_commit() {
         fleet.members.push(sleeper);
         naps += 1;
     }
-    let mut dropped = 0.0;
-    for member in &fleet.members {
-        for counter in ["contained_messages", "commit_conflicts"] {
-            dropped += member.metric(&format!("plimsoll_ingest_{counter}_total")).await;
+    // It waits its turn before that.
+    eventually("a sleeper to try to commit what others have committed", LIMIT, async || {
+        let mut dropped = 0.0;
+        for member in &fleet.members {
+            for counter in ["contained_messages", "commit_conflicts"] {
+                dropped += member.metric(&format!("plimsoll_ingest_{counter}_total")).await;
+            }
         }
-    }
-    assert!(dropped > 0.0, "no sleeper has tried to commit what others had committed");
+        (dropped > 0.0).then_some(())
+    })
+    .await;
     fleet.account(&format!("SIGSTOP of a member past its pin, {naps} times"), publisher).await.settle();
 }
