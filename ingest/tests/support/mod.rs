@@ -67,11 +67,13 @@ impl Drop for IngestProcess {
 pub struct TestLake {
     pub dir: TempDir,
     reader: Option<Lake>,
+    /// Why there was no number the last time, to be seen where a test waits for one in vain.
+    why_none: String,
 }
 
 impl TestLake {
     pub fn new() -> Self {
-        Self { dir: TempDir::new().expect("a folder"), reader: None }
+        Self { dir: TempDir::new().expect("a folder"), reader: None, why_none: String::new() }
     }
 
     /// The one value that `sql` yields; none while the lake or a table does not exist yet.
@@ -84,7 +86,14 @@ impl TestLake {
             }
         }
         let lake = self.reader.as_ref().expect("opened above");
-        lake.connection().query_row(sql, [], |row| row.get(0)).ok()
+        let number = lake.connection().query_row(sql, [], |row| row.get(0)).map_err(|error| error.to_string());
+        if let Err(error) = &number
+            && *error != self.why_none
+        {
+            println!("{sql}: {error}");
+            self.why_none.clone_from(error);
+        }
+        number.ok()
     }
 }
 
