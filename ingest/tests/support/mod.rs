@@ -32,6 +32,8 @@ impl IngestProcess {
             .env("PLIMSOLL_INGEST__COMMIT_INTERVAL", "200ms")
             .env("PLIMSOLL_INGEST__COMMIT_ROWS", "2000")
             .env("PLIMSOLL_INGEST__MAINTENANCE__INTERVAL", "1s")
+            // Rows as old as arrival allows are counted, too.
+            .env("PLIMSOLL_INGEST__MAINTENANCE__RETENTION__RAW", "forever")
             // Rows of its own would be counted among those that a test sends.
             .env("PLIMSOLL_INGEST__PUBLISH_METRICS", "false")
             .env("PLIMSOLL_LOG", std::env::var("PLIMSOLL_LOG").unwrap_or_else(|_| "error".to_owned()))
