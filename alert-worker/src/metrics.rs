@@ -10,7 +10,7 @@ use plimsoll_nats::{
     PartitionId,
     alert::AlertStatus,
     now_ms,
-    report::{Lag, Reached, Values},
+    report::{Lag, Reached, Values, integer},
 };
 use prometheus_client::{
     collector::Collector,
@@ -91,16 +91,16 @@ impl Metrics {
     pub(crate) fn values(&self) -> (Values, Vec<(PartitionId, Values)>) {
         let lags = self.reached.lags();
         let notifications =
-            |outcome| self.notifications.get(&[("outcome", outcome)]).map_or(0, |counter| total(&counter));
+            |outcome| self.notifications.get(&[("outcome", outcome)]).map_or(0, |counter| integer(counter.get()));
         let mut own = Lag::of_all(lags.values().copied()).values();
         own.integers.extend([
             ("partitions", self.partitions.get()),
             ("queued_messages", self.queue_depth.get()),
-            ("messages_total", total(&self.messages)),
-            ("dropped_reports_total", total(&self.dropped_reports)),
-            ("evaluated_rows_total", total(&self.rows)),
-            ("undecodable_messages_total", total(&self.decode_failures)),
-            ("transitions_total", total(&self.all_transitions)),
+            ("messages_total", integer(self.messages.get())),
+            ("dropped_reports_total", integer(self.dropped_reports.get())),
+            ("evaluated_rows_total", integer(self.rows.get())),
+            ("undecodable_messages_total", integer(self.decode_failures.get())),
+            ("transitions_total", integer(self.all_transitions.get())),
             ("notifications_waiting", self.notifications_waiting.get()),
             ("notifications_sent_total", notifications("sent")),
             ("notifications_retried_total", notifications("retried")),
@@ -120,10 +120,6 @@ impl Metrics {
     pub fn notification(&self, outcome: &'static str) {
         self.notifications.get_or_create(&[("outcome", outcome)]).inc();
     }
-}
-
-fn total(counter: &Counter) -> i64 {
-    i64::try_from(counter.get()).unwrap_or(i64::MAX)
 }
 
 /// How far each partition is evaluated that this member reads.

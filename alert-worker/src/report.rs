@@ -5,7 +5,7 @@ use std::time::Duration;
 use plimsoll_nats::{
     Client, PartitionId,
     dead::chain,
-    report::{Reported, Values},
+    report::{Reported, Values, integer},
     streams,
 };
 use tokio::time::MissedTickBehavior;
@@ -48,7 +48,7 @@ impl Reported for Watched {
         let look = tokio::time::timeout(PATIENCE, self.client.jetstream.get_stream(streams::NOTIFY));
         match look.await {
             Ok(Ok(stream)) => {
-                let waiting = i64::try_from(stream.cached_info().state.messages).unwrap_or(i64::MAX);
+                let waiting = integer(stream.cached_info().state.messages);
                 self.metrics.notifications_waiting.set(waiting);
             }
             Ok(Err(error)) => tracing::debug!(error = %chain(&error), "failed to look at the queue of notifications"),

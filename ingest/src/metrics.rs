@@ -12,7 +12,7 @@ use plimsoll_lake::CommitReport;
 use plimsoll_nats::{
     PartitionId, now_ms,
     reader::StoredMessage,
-    report::{Lag, Reported, Values},
+    report::{Lag, Reported, Values, integer},
 };
 use plimsoll_service::ops::Ops;
 use prometheus_client::metrics::{
@@ -251,10 +251,6 @@ impl Reported for Metrics {
     fn dropped(&self) {
         self.dropped_reports.inc();
     }
-}
-
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn labels(partition: PartitionId) -> Labels {

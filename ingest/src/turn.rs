@@ -4,10 +4,10 @@
 //! in vain and writes them again. So a member takes a lease before it commits. That spares work and nothing else: what is committed
 //! is right without it. A member therefore goes on when it can't learn whose turn it is, and when it has waited for too long.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use plimsoll_nats::{Client, client::MemberId, dead::chain, lease::Lease};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long the turn of a member holds that was killed or stopped.
@@ -60,29 +60,27 @@ impl Turn {
 
     /// Works and gives the turn to others.
     pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        let mut prolong = tokio::time::interval_at(Instant::now() + PROLONG, PROLONG);
-        prolong.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let done = loop {
-            tokio::select! {
-                biased;
-                done = work.as_mut() => break done,
-                _ = prolong.tick(), if self.lease.is_held() => {
-                    // The work goes on while the broker is asked.
-                    tokio::select! {
-                        biased;
-                        done = work.as_mut() => break done,
-                        held = self.lease.hold() => if let Err(error) = held {
-                            tracing::debug!(error = %chain(&error), "failed to prolong the turn to commit");
-                        }
-                    }
-                }
-            }
+        let done = tokio::select! {
+            biased;
+            done = work => done,
+            never = self.prolong() => match never {},
         };
         if let Err(error) = self.lease.give_back().await {
             tracing::debug!(error = %chain(&error), "failed to give the turn to commit back, it expires instead");
         }
         done
+    }
+
+    /// Prolongs the turn, if it is held, until it is dropped.
+    async fn prolong(&mut self) -> Infallible {
+        loop {
+            tokio::time::sleep(PROLONG).await;
+            if self.lease.is_held()
+                && let Err(error) = self.lease.hold().await
+            {
+                tracing::debug!(error = %chain(&error), "failed to prolong the turn to commit");
+            }
+        }
     }
 }
 

@@ -72,8 +72,14 @@ impl Reached {
             return Lag::default();
         }
         let seconds = now_ms.saturating_sub(self.stored_ms).max(0) as f64 / 1000.0;
-        Lag { messages: i64::try_from(self.pending).unwrap_or(i64::MAX), seconds }
+        Lag { messages: integer(self.pending), seconds }
     }
+}
+
+/// A count as the value of a field; what is too large is the largest there is.
+#[must_use]
+pub fn integer(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A service that tells of itself.

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use plimsoll_lake::{LakeError, LakeReader, Tail, query::QueryError};
 use plimsoll_nats::{
     PartitionId, now_ms,
-    report::{Lag, Reached, Reported, Values},
+    report::{Lag, Reached, Reported, Values, integer},
 };
 use plimsoll_service::ops::Ops;
 use prometheus_client::{
@@ -261,8 +261,4 @@ impl Reported for Watched {
     fn dropped(&self) {
         self.metrics.dropped_reports.inc();
     }
-}
-
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

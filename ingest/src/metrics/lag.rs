@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use plimsoll_nats::{PartitionId, now_ms};
+use plimsoll_nats::{PartitionId, now_ms, report::integer};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 
 /// What is read and not committed, on its way: gathered, and handed over to be committed in the same order.
@@ -93,7 +93,7 @@ impl Collector for Uncommitted {
             None,
             MetricType::Gauge,
         )?;
-        metric.encode_gauge(&i64::try_from(self.pending_bytes()).unwrap_or(i64::MAX))
+        metric.encode_gauge(&integer(self.pending_bytes()))
     }
 }
 

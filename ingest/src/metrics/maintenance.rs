@@ -11,6 +11,7 @@ use plimsoll_lake::{
     rollup::{RetentionReport, RollupReport},
     status::TierUsage,
 };
+use plimsoll_nats::report::integer;
 use prometheus_client::{
     metrics::{
         counter::Counter,
@@ -21,7 +22,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Labels, integer};
+use super::Labels;
 
 /// Counters and gauges of maintenance; those of the lake are told by the member that maintains it.
 #[derive(Debug, Clone)]
@@ -126,7 +127,7 @@ impl MaintenanceMetrics {
         for (tier, TierUsage { tables, usage }) in tiers {
             let labels = vec![("tier", tier.label().to_owned())];
             let set = |family: &Family<Labels, Gauge>, value: u64| {
-                family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+                family.get_or_create(&labels).set(integer(value));
             };
             set(&self.tables, *tables);
             set(&self.files, usage.files);
