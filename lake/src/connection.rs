@@ -160,9 +160,7 @@ impl Lake {
     }
 
     pub(crate) fn is_initialized(&self) -> Result<bool, LakeError> {
-        let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'positions'";
-        let tables: i64 = self.connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the positions")?;
-        Ok(tables == 1)
+        has_table(&self.connection, "plimsoll", "positions")
     }
 
     fn initialize_once(&self) -> Result<(), LakeError> {
@@ -252,6 +250,15 @@ pub(crate) fn pause(attempt: u32) {
     const MAX: Duration = Duration::from_secs(2);
     let span = Duration::from_millis(20 * 2_u64.pow(attempt.min(7))).min(MAX);
     std::thread::sleep(span.mul_f64(rand::random_range(0.2..1.0)));
+}
+
+/// Whether the lake has a table, in the connection's transaction.
+pub(crate) fn has_table(connection: &Connection, schema: &str, table: &str) -> Result<bool, LakeError> {
+    // Its columns, since `duckdb_tables` tells sizes as well, for which DuckLake reads the files of every table.
+    let sql = "SELECT count(*) FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ?";
+    let columns: i64 =
+        connection.query_row(sql, [LAKE, schema, table], |row| row.get(0)).context("look for a table")?;
+    Ok(columns > 0)
 }
 
 /// The qualified, quoted name of a measurement's table.

@@ -20,6 +20,7 @@ pub use self::summaries::Quantile;
 use self::summaries::Summaries;
 use crate::{
     Access, Lake, LakeConfig, LakeError, Tier,
+    connection::{MEASUREMENTS_SCHEMA, has_table},
     error::Context,
     import::Interrupt,
     rollup::sketch::is_summarized,
@@ -192,7 +193,8 @@ impl Exporter {
         if query.tier == Tier::Raw && !query.quantiles.is_empty() {
             return Err(ExportError::RawQuantiles);
         }
-        if query.tier != Tier::Raw && !self.exists(&format!("{}{}", query.measurement, query.tier.suffix()))? {
+        let table_name = query.tier.table_name(&query.measurement);
+        if query.tier != Tier::Raw && !has_table(&self.lake.connection, MEASUREMENTS_SCHEMA, &table_name)? {
             return Err(ExportError::NoTier { measurement: query.measurement.clone() });
         }
         let ts = match query.format {
@@ -217,14 +219,6 @@ impl Exporter {
         let series = series.join(", ");
         // By the column of that name and not by the text that is made of it.
         Ok(format!("SELECT {ts}, {series}{columns} FROM {from} ORDER BY {series}, rows.ts"))
-    }
-
-    fn exists(&self, table: &str) -> Result<bool, LakeError> {
-        let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = ? AND table_name = ?";
-        let names = [crate::connection::LAKE, crate::connection::MEASUREMENTS_SCHEMA, table];
-        let tables: i64 =
-            self.lake.connection.query_row(sql, names, |row| row.get(0)).context("look for the summaries")?;
-        Ok(tables > 0)
     }
 }
 

@@ -25,7 +25,7 @@ pub use self::{
 };
 use crate::{
     Access, Lake, LakeConfig, LakeError, arrow,
-    connection::LAKE,
+    connection::{LAKE, has_table},
     error::Context,
     schema::{LakeSchema, Role, TableSchema},
 };
@@ -180,11 +180,7 @@ impl Importer {
         let prepared = self.lake.retried(ATTEMPTS, || {
             let connection = &self.lake.connection;
             connection.execute_batch("BEGIN").context("begin to prepare an import")?;
-            let sql = "SELECT count(*) FROM duckdb_tables()
-                       WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'imports'";
-            let tables: i64 =
-                connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the count of imports")?;
-            if tables == 1 {
+            if has_table(connection, "plimsoll", "imports")? {
                 return connection.execute_batch("ROLLBACK").context("look for the count of imports");
             }
             let create = format!(

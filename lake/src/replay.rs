@@ -24,7 +24,7 @@ use plimsoll_nats::{Batch, Incarnation, Name, PartitionId, Position, Sequence};
 
 use crate::{
     Lake, LakeConfig, LakeError, LakeWriter, PendingMessage, Positions, arrow,
-    connection::{LAKE, table},
+    connection::{LAKE, has_table, table},
     error::Context,
     schema::{AdmitError, LakeSchema, TableSchema, check_times},
     sql::ident,
@@ -398,9 +398,7 @@ fn is_pristine(positions: &Positions) -> bool {
 }
 
 fn create_table(connection: &Connection) -> Result<(), LakeError> {
-    let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'replays'";
-    let tables: i64 = connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the replays")?;
-    if tables == 1 {
+    if has_table(connection, "plimsoll", "replays")? {
         return Ok(());
     }
     connection

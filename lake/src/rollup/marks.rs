@@ -6,7 +6,11 @@ use duckdb::{Connection, params};
 use plimsoll_nats::Name;
 
 use super::{Tier, transaction::transaction};
-use crate::{Lake, LakeError, connection::LAKE, error::Context};
+use crate::{
+    Lake, LakeError,
+    connection::{LAKE, has_table},
+    error::Context,
+};
 
 /// What a rollup contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub type Marks = BTreeMap<(Name, Tier), Mark>;
 
 /// Reads the marks in the connection's transaction; there are none before the first run.
 pub fn read(connection: &Connection) -> Result<Marks, LakeError> {
-    if !exists(connection)? {
+    if !has_table(connection, "plimsoll", "rollups")? {
         return Ok(Marks::new());
     }
     let sql = format!("SELECT measurement, tier, snapshot, epoch_ms(rolled_at) FROM {LAKE}.plimsoll.rollups");
@@ -44,7 +48,7 @@ pub fn read(connection: &Connection) -> Result<Marks, LakeError> {
 /// Creates the table of marks where it is missing.
 pub(super) fn ensure(lake: &Lake) -> Result<(), LakeError> {
     let connection = &lake.connection;
-    if !exists(connection)? {
+    if !has_table(connection, "plimsoll", "rollups")? {
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {LAKE}.plimsoll.rollups
                  (measurement VARCHAR, tier VARCHAR, snapshot BIGINT, rolled_at TIMESTAMP_MS)"
@@ -75,10 +79,4 @@ pub(super) fn set(
     let values = params![to.snapshot, to.rolled_ms, &**measurement, tier];
     let moved = connection.execute(&sql, values).context("move a rollup's mark")?;
     if moved == 1 { Ok(()) } else { Err(LakeError::RollupChanged { measurement: measurement.to_string(), tier }) }
-}
-
-fn exists(connection: &Connection) -> Result<bool, LakeError> {
-    let sql = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'plimsoll' AND table_name = 'rollups'";
-    let tables: i64 = connection.query_row(sql, [LAKE], |row| row.get(0)).context("look for the rollups' marks")?;
-    Ok(tables == 1)
 }
