@@ -189,6 +189,20 @@ async fn what_a_commit_would_reject_is_not_shown() {
 }
 
 #[tokio::test]
+async fn the_rows_of_a_measurement_are_those_that_are_there() {
+    let mut fixture = Fixture::new();
+    for i in 0..6 {
+        let message = fixture.arrive(sample("a", i));
+        fixture.commit(vec![message]);
+    }
+    fixture.execute("CALL ducklake_merge_adjacent_files('lake')");
+    fixture.execute(&format!("DELETE FROM lake.disk WHERE ts = make_timestamp_ms({START_MS})::TIMESTAMP_MS"));
+    fixture.arrive(sample("a", 6));
+    let (_, stored) = fixture.reader.measurements(&fixture.tail).await.expect("answers");
+    assert_eq!(stored[0].rows, 6, "five in the lake, one in the tail");
+}
+
+#[tokio::test]
 async fn what_is_unknown_is_named() {
     let mut fixture = Fixture::new();
     fixture.arrive(sample("a", 0));

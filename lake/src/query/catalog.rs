@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use duckdb::Connection;
 use plimsoll_nats::{Name, batch::FieldType};
 use serde::Serialize;
 
@@ -9,7 +10,12 @@ use super::{
     QueryError,
     source::{Snapshot, admit},
 };
-use crate::{LakeError, Tail, connection::LAKE, error::Context};
+use crate::{
+    LakeError, Tail,
+    connection::{CATALOG, MEASUREMENTS_SCHEMA},
+    error::Context,
+    sql::literal,
+};
 
 /// A measurement that lake or tail hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,7 +35,7 @@ pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<St
     snapshot.agree()?;
     let added = tail.select(&snapshot.facts.positions, None, None)?;
     let mut schema = snapshot.facts.schema.clone();
-    let mut rows = stored_rows(snapshot)?;
+    let mut rows = stored_rows(snapshot.connection)?;
     for batch in admit(&mut schema, &added.batches) {
         *rows.entry(batch.measurement.to_string()).or_default() += batch.rows() as u64;
     }
@@ -42,17 +48,20 @@ pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<St
     Ok((added.complete && snapshot.lake_reached(), stored.collect()))
 }
 
-/// Rows of each table by the catalog's own count, which reads no file.
-fn stored_rows(snapshot: &Snapshot<'_>) -> Result<BTreeMap<String, u64>, LakeError> {
-    if snapshot.facts.schema.tables().next().is_none() {
-        return Ok(BTreeMap::new());
-    }
-    let sql = "SELECT table_name, estimated_size FROM duckdb_tables() WHERE database_name = ?";
-    let mut statement = snapshot.connection.prepare_cached(sql).context("count rows")?;
-    let rows = statement
-        .query_map([LAKE], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?.unwrap_or(0).unsigned_abs()))
-        })
-        .and_then(Iterator::collect::<Result<BTreeMap<_, _>, _>>);
+/// Rows of each measurement's table as the catalog counts them: no file is read, and no table looked at by itself.
+fn stored_rows(connection: &Connection) -> Result<BTreeMap<String, u64>, LakeError> {
+    let sql = format!(
+        "WITH rows AS (
+             SELECT table_id, record_count AS count FROM {CATALOG}.ducklake_data_file WHERE end_snapshot IS NULL
+             UNION ALL
+             SELECT table_id, -delete_count FROM {CATALOG}.ducklake_delete_file WHERE end_snapshot IS NULL)
+         SELECT t.table_name, sum(rows.count)::UBIGINT FROM rows
+         JOIN {CATALOG}.ducklake_table t ON t.table_id = rows.table_id AND t.end_snapshot IS NULL
+         JOIN {CATALOG}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+         WHERE s.schema_name = {} GROUP BY t.table_name",
+        literal(MEASUREMENTS_SCHEMA)
+    );
+    let mut statement = connection.prepare(&sql).context("count rows")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect);
     rows.context("count rows")
 }
