@@ -17,7 +17,7 @@ use std::{
 use plimsoll_lake::{
     Keep, LakeError, LakeWriter, MaintenanceReport, Tier,
     rollup::{Retention, RollupLimits},
-    status::TierUsage,
+    status::TierSize,
 };
 use plimsoll_nats::{
     Client,
@@ -38,11 +38,14 @@ use crate::{
 /// How often left-over files are looked for, which lists all files.
 const ORPHANS: Duration = Duration::from_secs(24 * 3600);
 
+/// How often is looked for rows that are too old. They go by whole days, and the look reads what the catalog knows of every file.
+const RETENTION: Duration = Duration::from_secs(3600);
+
 /// Pause before each step of rollups and retention, for commits to get through.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What came of a run: what the lake takes afterwards.
-type Outcome = Result<Result<BTreeMap<Tier, TierUsage>, LakeError>, ThreadEnded>;
+type Outcome = Result<Result<BTreeMap<Tier, TierSize>, LakeError>, ThreadEnded>;
 
 /// Runs maintenance whenever it is due and this member's turn.
 pub struct Maintenance {
@@ -52,6 +55,7 @@ pub struct Maintenance {
     metrics: MaintenanceMetrics,
     due: Instant,
     orphans_due: Instant,
+    retention_due: Instant,
     /// Whether the last run failed, which is logged once.
     failing: bool,
 }
@@ -87,6 +91,7 @@ impl Maintenance {
             metrics,
             due: now + config.maintenance.interval,
             orphans_due: now + ORPHANS.min(config.maintenance.keep_orphans),
+            retention_due: now,
             failing: false,
             config: config.maintenance.clone(),
         }
@@ -152,10 +157,14 @@ impl Maintenance {
             unused_files: self.config.keep_unused_files,
             orphans: looks_for_orphans.then_some(self.config.keep_orphans),
         };
+        let deletes_old_rows = self.retention_due <= now;
+        if deletes_old_rows {
+            self.retention_due = now + RETENTION;
+        }
         let cancelled = Arc::new(AtomicBool::new(false));
         let work = Work {
             keep,
-            retention: self.config.retention.clone(),
+            retention: deletes_old_rows.then(|| self.config.retention.clone()),
             metrics: self.metrics.clone(),
             cancelled: Arc::clone(&cancelled),
         };
@@ -173,6 +182,7 @@ impl Maintenance {
             }
             Ok(Err(error)) => {
                 self.metrics.failed();
+                self.retention_due = Instant::now();
                 if !std::mem::replace(&mut self.failing, true) {
                     let error = header_text(&chain(&error));
                     tracing::warn!(
@@ -194,7 +204,8 @@ impl Maintenance {
 /// The work of a run.
 struct Work {
     keep: Keep,
-    retention: Retention,
+    /// None does not look for old rows.
+    retention: Option<Retention>,
     metrics: MaintenanceMetrics,
     cancelled: Arc<AtomicBool>,
 }
@@ -202,10 +213,9 @@ struct Work {
 impl Work {
     /// Works in an order in which each part finds what the one before has left: rows are rolled up before they go, and what went need
     /// not be merged. A part that fails keeps none of the others from being done.
-    fn run(&self, writer: &LakeWriter) -> Result<BTreeMap<Tier, TierUsage>, LakeError> {
+    fn run(&self, writer: &LakeWriter) -> Result<BTreeMap<Tier, TierSize>, LakeError> {
         let rolled_up = self.roll_up(writer);
-        let swept = writer.apply_retention(&self.retention, SystemTime::now(), || self.goes_on());
-        let swept = swept.map(|report| self.metrics.swept(&report));
+        let swept = self.retention.as_ref().map_or(Ok(()), |retention| self.sweep(writer, retention));
         let maintained = writer.maintain(self.keep, &self.cancelled).map(|report| {
             self.metrics.maintained(&report);
             tell(&report);
@@ -222,6 +232,12 @@ impl Work {
             Some(failure) => Err(failure.error),
             None => Ok(()),
         }
+    }
+
+    fn sweep(&self, writer: &LakeWriter, retention: &Retention) -> Result<(), LakeError> {
+        let report = writer.apply_retention(retention, SystemTime::now(), || self.goes_on())?;
+        self.metrics.swept(&report);
+        Ok(())
     }
 
     fn goes_on(&self) -> bool {

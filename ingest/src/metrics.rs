@@ -261,7 +261,7 @@ fn labels(partition: PartitionId) -> Labels {
 mod tests {
     use std::time::Duration;
 
-    use plimsoll_lake::{Tier, status::TierUsage};
+    use plimsoll_lake::{Tier, status::TierSize};
     use plimsoll_nats::{
         report::{Reporter, differences},
         testing::TestServer,
@@ -281,7 +281,7 @@ mod tests {
             "what the lake holds is not known yet: {missing:?}"
         );
         metrics.maintenance.holds_lease(true);
-        let tiers = Tier::ALL.into_iter().map(|tier| (tier, TierUsage::default())).collect();
+        let tiers = Tier::ALL.into_iter().map(|tier| (tier, TierSize::default())).collect();
         metrics.maintenance.done(Duration::ZERO, &tiers);
         let batch = reporter.batch();
         assert_eq!(differences(&batch, crate::GROUP), Vec::<String>::new());

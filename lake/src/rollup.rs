@@ -110,6 +110,13 @@ impl Tier {
         }
     }
 
+    /// The measurement whose rows a table holds, and how finely they stand in it.
+    #[must_use]
+    pub fn of_table(table: &str) -> (&str, Self) {
+        let rolled = |tier: Self| Some((table.strip_suffix(tier.suffix())?, tier));
+        Self::ROLLED.into_iter().find_map(rolled).unwrap_or((table, Self::Raw))
+    }
+
     /// Length of a bucket in ms; none where rows stand as they were sampled.
     #[must_use]
     pub fn bucket_ms(self) -> Option<i64> {

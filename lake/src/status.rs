@@ -1,11 +1,15 @@
 //! What the lake holds and takes, as its catalog and the statistics of its files tell; rows are read for the shares of hosts alone.
 
+mod sizes;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use duckdb::Connection;
 use plimsoll_nats::PartitionId;
 use serde::Serialize;
 
+pub(crate) use self::sizes::of_tables as table_sizes;
+pub use self::sizes::{Size, TierSize};
 use crate::{
     Access, Lake, LakeConfig, LakeError, Positions,
     connection::{CATALOG, MEASUREMENTS_SCHEMA, table},
@@ -187,29 +191,16 @@ fn file_bytes(file: &Path) -> u64 {
     size(file) + size(Path::new(&log))
 }
 
-/// The tables with the sums over their files.
+/// The tables with what their files hold.
 fn tables(connection: &Connection) -> Result<Vec<TableStatus>, LakeError> {
-    let mut inlined = inlined_rows(connection)?;
-    let mut statement = connection.prepare(&tables_sql()).context("prepare to read the tables")?;
-    let rows = statement.query_map([], |row| {
-        let name: String = row.get(0)?;
-        let usage = Usage {
-            rows: row.get(1)?,
-            points: row.get(2)?,
-            bytes: row.get(3)?,
-            files: row.get(4)?,
-            small_files: row.get(5)?,
-            inlined_rows: 0,
-        };
-        Ok((name, usage, row.get(6)?, row.get(7)?))
-    });
-    let rows: Vec<(String, Usage, Option<i64>, Option<i64>)> =
-        rows.and_then(Iterator::collect).context("read the tables")?;
-    let status = rows.into_iter().map(|(table, mut usage, oldest_ms, newest_ms)| {
-        let (measurement, tier) = tier_of(&table);
-        usage.inlined_rows = inlined.remove(&table).unwrap_or_default();
-        usage.rows += usage.inlined_rows;
-        TableStatus { measurement, tier, table, usage, oldest_ms, newest_ms }
+    let (mut inlined, mut contents) = (inlined_rows(connection)?, contents(connection)?);
+    let status = table_sizes(connection)?.into_iter().map(|(table, size)| {
+        let Contents { points, oldest_ms, newest_ms } = contents.remove(&table).unwrap_or_default();
+        let inlined_rows = inlined.remove(&table).unwrap_or_default();
+        let Size { rows, bytes, files, small_files } = size;
+        let usage = Usage { rows: rows + inlined_rows, points, bytes, files, small_files, inlined_rows };
+        let (measurement, tier) = Tier::of_table(&table);
+        TableStatus { measurement: measurement.to_owned(), tier, table, usage, oldest_ms, newest_ms }
     });
     Ok(status.collect())
 }
@@ -235,29 +226,24 @@ fn measurements(tables: &[TableStatus]) -> Vec<MeasurementUsage> {
     usage
 }
 
-fn tier_of(table: &str) -> (String, Tier) {
-    let rollups = [Tier::Minute, Tier::Hour].into_iter();
-    let found = rollups.filter_map(|tier| Some((table.strip_suffix(tier.suffix())?.to_owned(), tier))).next();
-    found.unwrap_or_else(|| (table.to_owned(), Tier::Raw))
+/// What the files of a table hold.
+#[derive(Debug, Default)]
+struct Contents {
+    points: u64,
+    oldest_ms: Option<i64>,
+    newest_ms: Option<i64>,
 }
 
-/// One row a table: its name, rows, values, bytes, files, small files, and the oldest and newest time.
+/// What the files of each table hold by their statistics; those that have some.
 ///
 /// A field's values are counted by its own column, a summary's by its part `count`; `ts`, `host` and tags are no values.
-fn tables_sql() -> String {
-    format!(
+fn contents(connection: &Connection) -> Result<BTreeMap<String, Contents>, LakeError> {
+    let sql = format!(
         "WITH tables AS (
              SELECT t.table_id, t.table_name FROM {CATALOG}.ducklake_table t
              JOIN {CATALOG}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
              WHERE t.end_snapshot IS NULL AND s.schema_name = {schema}),
          files AS (SELECT * FROM {CATALOG}.ducklake_data_file WHERE end_snapshot IS NULL),
-         sizes AS (
-             SELECT table_id, sum(record_count) AS rows, sum(file_size_bytes) AS bytes, count(*) AS files,
-                    count(*) FILTER (WHERE file_size_bytes < {SMALL_BYTES}) AS small
-             FROM files GROUP BY table_id),
-         deleted AS (
-             SELECT table_id, sum(delete_count) AS rows FROM {CATALOG}.ducklake_delete_file
-             WHERE end_snapshot IS NULL GROUP BY table_id),
          columns AS (
              SELECT c.table_id, c.column_id, c.parent_column IS NULL AND c.column_name = 'ts' AS is_time,
                     CASE WHEN c.parent_column IS NOT NULL THEN c.column_name = 'count'
@@ -266,24 +252,24 @@ fn tables_sql() -> String {
                                           WHERE g.table_id = c.table_id AND g.column_id = c.column_id
                                             AND g.end_snapshot IS NULL AND g.key = 'comment' AND g.value = 'tag')
                     END AS is_value
-             FROM {CATALOG}.ducklake_column c WHERE c.end_snapshot IS NULL),
-         stats AS (
-             SELECT files.table_id,
-                    sum(files.record_count - s.null_count) FILTER (WHERE columns.is_value) AS points,
-                    min(TRY_CAST(s.min_value AS TIMESTAMP)) FILTER (WHERE columns.is_time) AS oldest,
-                    max(TRY_CAST(s.max_value AS TIMESTAMP)) FILTER (WHERE columns.is_time) AS newest
-             FROM {CATALOG}.ducklake_file_column_stats s
-             JOIN files ON files.data_file_id = s.data_file_id
-             JOIN columns ON columns.table_id = files.table_id AND columns.column_id = s.column_id
-             WHERE columns.is_value OR columns.is_time
-             GROUP BY files.table_id)
-         SELECT tables.table_name, (coalesce(sizes.rows, 0) - coalesce(deleted.rows, 0))::UBIGINT,
-                coalesce(stats.points, 0)::UBIGINT, coalesce(sizes.bytes, 0)::UBIGINT, coalesce(sizes.files, 0)::UBIGINT,
-                coalesce(sizes.small, 0)::UBIGINT, epoch_ms(stats.oldest), epoch_ms(stats.newest)
-         FROM tables LEFT JOIN sizes USING (table_id) LEFT JOIN deleted USING (table_id) LEFT JOIN stats USING (table_id)
-         ORDER BY tables.table_name",
+             FROM {CATALOG}.ducklake_column c WHERE c.end_snapshot IS NULL)
+         SELECT tables.table_name,
+                coalesce(sum(files.record_count - s.null_count) FILTER (WHERE columns.is_value), 0)::UBIGINT,
+                epoch_ms(min(TRY_CAST(s.min_value AS TIMESTAMP)) FILTER (WHERE columns.is_time)),
+                epoch_ms(max(TRY_CAST(s.max_value AS TIMESTAMP)) FILTER (WHERE columns.is_time))
+         FROM {CATALOG}.ducklake_file_column_stats s
+         JOIN files ON files.data_file_id = s.data_file_id
+         JOIN tables ON tables.table_id = files.table_id
+         JOIN columns ON columns.table_id = files.table_id AND columns.column_id = s.column_id
+         WHERE columns.is_value OR columns.is_time
+         GROUP BY tables.table_name",
         schema = literal(MEASUREMENTS_SCHEMA)
-    )
+    );
+    let mut statement = connection.prepare(&sql).context("prepare to read the tables")?;
+    let contents = statement.query_map([], |row| {
+        Ok((row.get(0)?, Contents { points: row.get(1)?, oldest_ms: row.get(2)?, newest_ms: row.get(3)? }))
+    });
+    contents.and_then(Iterator::collect).context("read the tables")
 }
 
 /// Rows in the catalog, by table; those that have some.
@@ -339,29 +325,4 @@ fn host_usage(connection: &Connection, tables: &[TableStatus]) -> Result<Vec<Hos
 
 fn number(connection: &Connection, from: &str) -> Result<u64, LakeError> {
     connection.query_row(&format!("SELECT count(*)::UBIGINT {from}"), [], |row| row.get(0)).context("count")
-}
-
-/// How many tables and files a tier has, and what they take.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct TierUsage {
-    /// Tables.
-    pub tables: u64,
-    /// What they take.
-    pub usage: Usage,
-}
-
-impl crate::LakeWriter {
-    /// What each tier takes.
-    ///
-    /// Blocks. Fails when the catalog can't be reached.
-    pub fn tiers(&self) -> Result<BTreeMap<Tier, TierUsage>, LakeError> {
-        let mut tiers: BTreeMap<Tier, TierUsage> =
-            Tier::ALL.into_iter().map(|tier| (tier, TierUsage::default())).collect();
-        for status in tables(self.lake().connection())? {
-            let tier = tiers.entry(status.tier).or_default();
-            tier.tables += 1;
-            tier.usage.add(&status.usage);
-        }
-        Ok(tiers)
-    }
 }

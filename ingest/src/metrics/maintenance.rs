@@ -9,7 +9,7 @@ use std::{
 use plimsoll_lake::{
     MaintenanceReport, Tier,
     rollup::{RetentionReport, RollupReport},
-    status::TierUsage,
+    status::TierSize,
 };
 use plimsoll_nats::report::integer;
 use prometheus_client::{
@@ -119,21 +119,21 @@ impl MaintenanceMetrics {
     }
 
     /// A run ended well after so long, and the tiers are as told.
-    pub(crate) fn done(&self, duration: Duration, tiers: &BTreeMap<Tier, TierUsage>) {
+    pub(crate) fn done(&self, duration: Duration, tiers: &BTreeMap<Tier, TierSize>) {
         self.runs.inc();
         self.seconds.observe(duration.as_secs_f64());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.set(now.as_secs_f64());
-        for (tier, TierUsage { tables, usage }) in tiers {
+        for (tier, TierSize { tables, size }) in tiers {
             let labels = vec![("tier", tier.label().to_owned())];
             let set = |family: &Family<Labels, Gauge>, value: u64| {
                 family.get_or_create(&labels).set(integer(value));
             };
             set(&self.tables, *tables);
-            set(&self.files, usage.files);
-            set(&self.small_files, usage.small_files);
-            set(&self.rows, usage.rows);
-            set(&self.bytes, usage.bytes);
+            set(&self.files, size.files);
+            set(&self.small_files, size.small_files);
+            set(&self.rows, size.rows);
+            set(&self.bytes, size.bytes);
         }
     }
 

@@ -22,7 +22,12 @@ const ROWS_AT_ONCE: usize = 20_000;
 impl Run<'_> {
     /// Deletes the rows of all such tables that no snapshot shows any more.
     pub(super) fn forget_ended_rows(&mut self) -> Result<(), LakeError> {
-        let names = format!("SELECT table_name FROM {CATALOG}.ducklake_inlined_data_tables ORDER BY ALL");
+        let names = format!(
+            "SELECT i.table_name FROM {CATALOG}.ducklake_inlined_data_tables i
+             JOIN {CATALOG}.ducklake_table t ON t.table_id = i.table_id AND t.end_snapshot IS NULL
+             JOIN {CATALOG}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+             WHERE s.schema_name = 'plimsoll' ORDER BY ALL"
+        );
         let tables: Vec<String> = column(self.steps.connection, &names, "list the catalog's rows")?;
         tables.iter().try_for_each(|table| self.forget_ended_rows_of(table))
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use duckdb::Connection;
 use plimsoll_nats::{Name, batch::FieldType};
 use serde::Serialize;
 
@@ -10,12 +9,7 @@ use super::{
     QueryError,
     source::{Snapshot, admit},
 };
-use crate::{
-    LakeError, Tail,
-    connection::{CATALOG, MEASUREMENTS_SCHEMA},
-    error::Context,
-    sql::literal,
-};
+use crate::{Tail, status::table_sizes};
 
 /// A measurement that lake or tail hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,7 +29,8 @@ pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<St
     snapshot.agree()?;
     let added = tail.select(&snapshot.facts.positions, None, None)?;
     let mut schema = snapshot.facts.schema.clone();
-    let mut rows = stored_rows(snapshot.connection)?;
+    let sizes = table_sizes(snapshot.connection)?;
+    let mut rows: BTreeMap<String, u64> = sizes.into_iter().map(|(table, size)| (table, size.rows)).collect();
     for batch in admit(&mut schema, &added.batches) {
         *rows.entry(batch.measurement.to_string()).or_default() += batch.rows() as u64;
     }
@@ -46,22 +41,4 @@ pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<St
         rows: rows.get(&**name).copied().unwrap_or_default(),
     });
     Ok((added.complete && snapshot.lake_reached(), stored.collect()))
-}
-
-/// Rows of each measurement's table as the catalog counts them: no file is read, and no table looked at by itself.
-fn stored_rows(connection: &Connection) -> Result<BTreeMap<String, u64>, LakeError> {
-    let sql = format!(
-        "WITH rows AS (
-             SELECT table_id, record_count AS count FROM {CATALOG}.ducklake_data_file WHERE end_snapshot IS NULL
-             UNION ALL
-             SELECT table_id, -delete_count FROM {CATALOG}.ducklake_delete_file WHERE end_snapshot IS NULL)
-         SELECT t.table_name, sum(rows.count)::UBIGINT FROM rows
-         JOIN {CATALOG}.ducklake_table t ON t.table_id = rows.table_id AND t.end_snapshot IS NULL
-         JOIN {CATALOG}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
-         WHERE s.schema_name = {} GROUP BY t.table_name",
-        literal(MEASUREMENTS_SCHEMA)
-    );
-    let mut statement = connection.prepare(&sql).context("count rows")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect);
-    rows.context("count rows")
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use duckdb::Connection;
+use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use plimsoll_nats::Name;
 
 use super::{
@@ -99,7 +100,7 @@ impl<'c> Sweep<'c> {
         let mut due = Vec::new();
         for (measurement, tier) in rows_of(connection)? {
             let Some(kept) = retention.of(&measurement, tier) else { continue };
-            let cutoff_ms = cutoff(connection, tier, now_ms.saturating_sub(millis(kept)).max(0))?;
+            let Some((cutoff_ms, _)) = bounds(tier, now_ms.saturating_sub(millis(kept)).max(0)) else { continue };
             due.push(Due { measurement, tier, cutoff_ms, ends: Vec::new() });
         }
         let tables = due.iter().map(|due| (due.tier.table_name(&due.measurement), -1)).collect();
@@ -107,8 +108,8 @@ impl<'c> Sweep<'c> {
         for due in &mut due {
             let spans = spans.get(&due.tier.table_name(&due.measurement)).map_or(&[][..], |spans| spans);
             let days: BTreeSet<i64> = spans.iter().map(|(first, _)| *first).collect();
-            for day in days.into_iter().filter(|day| day.saturating_mul(DAY_MS) < due.cutoff_ms) {
-                let end = end(connection, due.tier, day * DAY_MS)?.min(due.cutoff_ms);
+            for start_ms in days.into_iter().map(|day| day.saturating_mul(DAY_MS)).filter(|ms| *ms < due.cutoff_ms) {
+                let end = bounds(due.tier, start_ms).map_or(due.cutoff_ms, |(_, end)| end.min(due.cutoff_ms));
                 if due.ends.last() != Some(&end) {
                     due.ends.push(end);
                 }
@@ -178,33 +179,25 @@ impl<'c> Sweep<'c> {
 }
 
 /// The tables of all measurements and rollups, also of measurements that are no more.
-fn rows_of(connection: &Connection) -> Result<Vec<(Name, Tier)>, LakeError> {
+fn rows_of(connection: &Connection) -> Result<BTreeSet<(Name, Tier)>, LakeError> {
     let schema = LakeSchema::read(connection)?;
     let raw = schema.tables().map(|(measurement, _)| (measurement.clone(), Tier::Raw));
-    let mut tables: BTreeSet<(Name, Tier)> = raw.collect();
-    for (measurement, tier) in marks::read(connection)?.into_keys() {
-        if !tables::columns(connection, &measurement, tier)?.is_empty() {
-            tables.insert((measurement, tier));
-        }
-    }
-    Ok(tables.into_iter().collect())
+    let present = tables::all(connection)?;
+    let rolled = marks::read(connection)?.into_keys();
+    let rolled = rolled.filter(|(measurement, tier)| present.contains(&tier.table_name(measurement)));
+    Ok(raw.chain(rolled).collect())
 }
 
-/// The start of the day, or of the month where the tier holds hours, that a time lies in.
-fn cutoff(connection: &Connection, tier: Tier, time_ms: i64) -> Result<i64, LakeError> {
-    boundary(connection, tier, time_ms, 0)
-}
-
-/// The end of that day or month.
-fn end(connection: &Connection, tier: Tier, time_ms: i64) -> Result<i64, LakeError> {
-    boundary(connection, tier, time_ms, 1)
-}
-
-fn boundary(connection: &Connection, tier: Tier, time_ms: i64, further: i64) -> Result<i64, LakeError> {
-    let unit = if tier == Tier::Hour { "month" } else { "day" };
-    let sql =
-        format!("SELECT epoch_ms(date_trunc('{unit}', make_timestamp_ms({time_ms})) + INTERVAL '{further} {unit}')");
-    connection.query_row(&sql, [], |row| row.get(0)).context("compute a day")
+/// The start of the day, or of the month where the tier holds hours, that a time lies in, and the start of the next one, Unix ms; none
+/// where the time is thousands of years off.
+fn bounds(tier: Tier, time_ms: i64) -> Option<(i64, i64)> {
+    let date = Timestamp::from_millisecond(time_ms).ok()?.to_zoned(TimeZone::UTC).date();
+    let (first, next) = match tier {
+        Tier::Hour => (date.first_of_month(), date.first_of_month().checked_add(1.month())),
+        Tier::Raw | Tier::Minute => (date, date.tomorrow()),
+    };
+    let start = |date: Date| Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_millisecond());
+    Some((start(first)?, start(next.ok()?)?))
 }
 
 fn millis(span: Duration) -> i64 {

@@ -25,6 +25,14 @@ pub(super) fn columns(connection: &Connection, measurement: &Name, tier: Tier) -
     columns.context("read a rollup's columns")
 }
 
+/// The names of all tables of measurements and rollups.
+pub(super) fn all(connection: &Connection) -> Result<BTreeSet<String>, LakeError> {
+    let sql = "SELECT DISTINCT table_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ?";
+    let mut statement = connection.prepare_cached(sql).context("list the tables")?;
+    let tables = statement.query_map([LAKE, MEASUREMENTS_SCHEMA], |row| row.get(0)).and_then(Iterator::collect);
+    tables.context("list the tables")
+}
+
 /// Makes a rollup's table have all tags and fields, given the columns that it has.
 pub(super) fn migrate(
     connection: &Connection,
