@@ -482,6 +482,7 @@ async fn what_retention_removes_is_read_from_rollups_and_late_samples_once() {
         minute_every: Duration::ZERO,
         hour_every: Duration::ZERO,
         values_per_step: NonZeroU64::new(100_000).expect("not 0"),
+        ..RollupLimits::default()
     };
     let days = |days: u64| Some(Duration::from_secs(days * 86_400));
     let retention = Retention { raw: days(1), minute: days(2), ..Retention::default() };

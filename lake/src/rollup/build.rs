@@ -31,9 +31,13 @@ const VALUES_IN_A_SUMMARY: u64 = 32;
 /// How often and in which steps to roll up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RollupLimits {
-    /// Shortest time between two rounds of a measurement's minutes; default 5 minutes. Each leaves one more part of the minute
-    /// that it ends in, and files.
+    /// Time between two rounds of a measurement's minutes; default 15 minutes. Each leaves one more part of the minute that it
+    /// ends in, and files.
     pub minute_every: Duration,
+    /// The same where `busy_rows` or more have come meanwhile, which readers would have to add up themselves; default 5 minutes.
+    pub minute_every_if_busy: Duration,
+    /// Default 100,000.
+    pub busy_rows: u64,
     /// Shortest time between two rounds of a measurement's hours; default 1 hour.
     pub hour_every: Duration,
     /// Most values in one query, which takes some 20 bytes of memory for each; default 8 million. It is halved where memory
@@ -44,7 +48,9 @@ pub struct RollupLimits {
 impl Default for RollupLimits {
     fn default() -> Self {
         Self {
-            minute_every: Duration::from_secs(5 * 60),
+            minute_every: Duration::from_secs(15 * 60),
+            minute_every_if_busy: Duration::from_secs(5 * 60),
+            busy_rows: 100_000,
             hour_every: Duration::from_secs(3600),
             values_per_step: NonZeroU64::new(8_000_000).expect("is not zero"),
         }
@@ -52,8 +58,17 @@ impl Default for RollupLimits {
 }
 
 impl RollupLimits {
-    fn every(&self, tier: Tier) -> Duration {
-        if tier == Tier::Hour { self.hour_every } else { self.minute_every }
+    /// Whether a measurement's round is due when the last one is so long ago.
+    fn due(&self, tier: Tier, age_ms: i64) -> Due {
+        // A time that lies ahead was taken from a clock that was wrong.
+        let is_over = |span: Duration| age_ms < 0 || i64::try_from(span.as_millis()).is_ok_and(|span| age_ms >= span);
+        match tier {
+            Tier::Hour if is_over(self.hour_every) => Due::Now,
+            Tier::Hour => Due::Later,
+            _ if is_over(self.minute_every) => Due::Now,
+            _ if is_over(self.minute_every_if_busy) => Due::IfBusy,
+            _ => Due::Later,
+        }
     }
 
     fn max_rows(&self, tier: Tier, grouping: &Grouping) -> u64 {
@@ -61,6 +76,15 @@ impl RollupLimits {
         let values = weight * (grouping.fields.len() as u64).max(1);
         (self.values_per_step.get() / values).max(1)
     }
+}
+
+/// Whether the time for a round has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Now,
+    /// Where many rows have come.
+    IfBusy,
+    Later,
 }
 
 /// What a round has done.
@@ -144,7 +168,10 @@ impl<'c> Round<'c> {
         let upto = catalog::last_snapshot(connection)?;
         let (schema, marks) = (LakeSchema::read(connection)?, marks::read(connection)?);
         let mut round = Self { lake, connection, limits, tier, upto, schema, marks, spans: BTreeMap::new() };
-        round.spans = catalog::spans(connection, &round.due(now_ms()))?;
+        let due = round.due(now_ms());
+        let after = due.iter().map(|(table, (after, _))| (table.clone(), *after)).collect();
+        let is_wanted = |table: &str, rows| due[table].1 == Due::Now || rows >= limits.busy_rows;
+        round.spans = catalog::spans(connection, &after, is_wanted)?;
         Ok(round)
     }
 
@@ -157,15 +184,14 @@ impl<'c> Round<'c> {
     }
 
     /// The snapshots after which new rows are wanted, by the source's table.
-    fn due(&self, now_ms: i64) -> BTreeMap<String, i64> {
-        let every = i64::try_from(self.limits.every(self.tier).as_millis()).unwrap_or(i64::MAX);
+    fn due(&self, now_ms: i64) -> BTreeMap<String, (i64, Due)> {
         let measurements = self.schema.tables().map(|(measurement, _)| measurement);
         let due = measurements.filter_map(|measurement| {
             let mark = self.mark(measurement);
-            let age = mark.and_then(|mark| mark.rolled_ms).map(|rolled_ms| now_ms - rolled_ms);
-            // A time that lies ahead was taken from a clock that was wrong.
-            let is_due = age.is_none_or(|age| age >= every || age < 0);
-            is_due.then(|| (self.source().table_name(measurement), mark.map_or(0, |mark| mark.snapshot)))
+            let rolled_ms = mark.and_then(|mark| mark.rolled_ms);
+            let due = rolled_ms.map_or(Due::Now, |rolled_ms| self.limits.due(self.tier, now_ms - rolled_ms));
+            let after = mark.map_or(0, |mark| mark.snapshot);
+            (due != Due::Later).then(|| (self.source().table_name(measurement), (after, due)))
         });
         due.collect()
     }
@@ -251,13 +277,16 @@ impl<'c> Round<'c> {
             Tier::Hour => grouping.of_summaries(source, condition),
             _ => grouping.of_raw(source, condition),
         };
-        let create = format!("CREATE OR REPLACE TEMP TABLE {STAGING} AS {} LIMIT 0", query("false"));
-        self.execute(&create, "create a staging table")?;
-        for piece in step.pieces(self.connection, source, max_rows, grouping.bucket_ms)? {
-            let insert = format!("INSERT INTO temp.{STAGING} BY NAME {}", query(&piece.condition));
-            self.execute(&insert, "roll rows up")?;
-        }
-        Ok(())
+        let pieces = step.pieces(self.connection, source, max_rows, grouping.bucket_ms)?;
+        let mut conditions = pieces.into_iter().map(|piece| piece.condition);
+        // The first piece makes the table, since a query without any rows costs as much as one with few. There is none where the
+        // rows were deleted meanwhile.
+        let first = query(&conditions.next().unwrap_or_else(|| "false".to_owned()));
+        self.execute(&format!("CREATE OR REPLACE TEMP TABLE {STAGING} AS {first}"), "roll rows up")?;
+        conditions.try_for_each(|condition| {
+            let insert = format!("INSERT INTO temp.{STAGING} BY NAME {}", query(&condition));
+            self.execute(&insert, "roll rows up")
+        })
     }
 
     /// Inserts a step's summaries and moves the mark, in the connection's transaction.

@@ -32,31 +32,61 @@ pub(super) fn last_snapshot(connection: &Connection) -> Result<i64, LakeError> {
 }
 
 /// The days of the rows that came after a snapshot, by table, as files and the catalog hold them: distinct, in order, possibly
-/// overlapping. A table without any is left out.
+/// overlapping. A table without any is left out, and one that is not wanted, given how many rows its new files have at most.
 ///
 /// What comes while this reads may be missing.
 pub(super) fn spans(
     connection: &Connection,
     after: &BTreeMap<String, i64>,
+    is_wanted: impl Fn(&str, u64) -> bool,
 ) -> Result<BTreeMap<String, Vec<Span>>, LakeError> {
     let mut spans = BTreeMap::<String, Vec<Span>>::new();
-    if after.is_empty() {
-        return Ok(spans);
-    }
-    let asked: Vec<String> =
-        after.iter().map(|(table, snapshot)| format!("({}, {snapshot})", literal(table))).collect();
-    let asked = format!("(VALUES {}) AS asked(table_name, after)", asked.join(", "));
+    let Some(asked) = asked_sql(after.iter()) else { return Ok(spans) };
     // In this order: rows move from the catalog into files, never back.
     let inlined = inlined_sql(connection, &asked)?;
     for query in inlined.chunks(TABLES_IN_A_QUERY).map(|queries| queries.join(" UNION ALL ")) {
         collect(connection, &query, &mut spans)?;
     }
-    collect(connection, &files_sql(&asked), &mut spans)?;
+    let rows = new_rows(connection, &asked)?;
+    let is_wanted = |table: &String| is_wanted(table, rows.get(table).copied().unwrap_or_default());
+    spans.retain(|table, _| is_wanted(table));
+    // The files' statistics, by far the largest part of the catalog, are read only where there is a new file.
+    let with_files = after.iter().filter(|(table, _)| rows.contains_key(*table) && is_wanted(table));
+    if let Some(asked) = asked_sql(with_files) {
+        collect(connection, &files_sql(&asked), &mut spans)?;
+    }
     spans.values_mut().for_each(|spans| {
         spans.sort_unstable();
         spans.dedup();
     });
     Ok(spans)
+}
+
+/// Tables, each with the snapshot after which its rows are asked for, as SQL; none for no table.
+fn asked_sql<'a>(after: impl Iterator<Item = (&'a String, &'a i64)>) -> Option<String> {
+    let asked: Vec<String> = after.map(|(table, snapshot)| format!("({}, {snapshot})", literal(table))).collect();
+    (!asked.is_empty()).then(|| format!("(VALUES {}) AS asked(table_name, after)", asked.join(", ")))
+}
+
+/// How many rows the files have that hold new ones, by table; those that have some.
+fn new_rows(connection: &Connection, asked: &str) -> Result<BTreeMap<String, u64>, LakeError> {
+    let sql = format!(
+        "SELECT asked.table_name, sum(f.record_count)::UBIGINT FROM {} JOIN {} GROUP BY asked.table_name",
+        tables(asked),
+        new_files(),
+    );
+    let mut statement = connection.prepare(&sql).context("count new rows")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect);
+    rows.context("count new rows")
+}
+
+/// The files with new rows of the tables asked for, as SQL to join these with.
+fn new_files() -> String {
+    format!(
+        "{} AS f ON f.table_id = t.table_id AND f.end_snapshot IS NULL \
+         AND coalesce(f.partial_max, f.begin_snapshot) > asked.after",
+        meta("ducklake_data_file")
+    )
 }
 
 /// Joins spans, in order, that overlap or touch.
@@ -86,12 +116,10 @@ fn files_sql(asked: &str) -> String {
     format!(
         "SELECT asked.table_name, try_cast(min_value AS TIMESTAMP), try_cast(max_value AS TIMESTAMP) FROM {} \
          JOIN {} AS c ON c.table_id = t.table_id AND c.column_name = 'ts' AND c.end_snapshot IS NULL \
-         JOIN {} AS f ON f.table_id = t.table_id AND f.end_snapshot IS NULL \
-         AND coalesce(f.partial_max, f.begin_snapshot) > asked.after \
-         JOIN {} AS v ON v.data_file_id = f.data_file_id AND v.column_id = c.column_id",
+         JOIN {} JOIN {} AS v ON v.data_file_id = f.data_file_id AND v.column_id = c.column_id",
         tables(asked),
         meta("ducklake_column"),
-        meta("ducklake_data_file"),
+        new_files(),
         meta("ducklake_file_column_stats"),
     )
 }

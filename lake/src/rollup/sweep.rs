@@ -104,7 +104,7 @@ impl<'c> Sweep<'c> {
             due.push(Due { measurement, tier, cutoff_ms, ends: Vec::new() });
         }
         let tables = due.iter().map(|due| (due.tier.table_name(&due.measurement), -1)).collect();
-        let spans = catalog::spans(connection, &tables)?;
+        let spans = catalog::spans(connection, &tables, |_, _| true)?;
         for due in &mut due {
             let spans = spans.get(&due.tier.table_name(&due.measurement)).map_or(&[][..], |spans| spans);
             let days: BTreeSet<i64> = spans.iter().map(|(first, _)| *first).collect();

@@ -25,6 +25,7 @@ pub fn small_steps() -> RollupLimits {
         minute_every: Duration::ZERO,
         hour_every: Duration::ZERO,
         values_per_step: NonZeroU64::new(200).expect("is not zero"),
+        ..RollupLimits::default()
     }
 }
 

@@ -149,8 +149,8 @@ fn a_round_waits_for_its_time_unless_the_one_before_was_cut_short() {
     let lake = TestLake::new();
     let limits = RollupLimits {
         minute_every: Duration::from_secs(3600),
-        hour_every: Duration::from_secs(3600),
         values_per_step: NonZeroU64::new(100).expect("is not zero"),
+        ..RollupLimits::default()
     };
     for part in 0..4 {
         lake.commit(vec![used("disk", "a", &times(0, part * 100, 80))]);
@@ -170,6 +170,27 @@ fn a_round_waits_for_its_time_unless_the_one_before_was_cut_short() {
     );
     lake.commit(vec![used("disk", "a", &times(0, 900, 80))]);
     assert_eq!(lake.roll_up(&limits).steps, 0, "not before its time");
+    lake.check("disk", &["used"]);
+}
+
+#[test]
+fn many_rows_are_rolled_up_sooner() {
+    let lake = TestLake::new();
+    let limits = RollupLimits {
+        minute_every: Duration::from_secs(3600),
+        minute_every_if_busy: Duration::ZERO,
+        busy_rows: 100,
+        ..RollupLimits::default()
+    };
+    lake.commit(vec![used("disk", "a", &times(0, 0, 10))]);
+    assert_eq!(lake.roll_up(&limits).source_rows, 10 + 1, "the first at once, by minute and by hour");
+    lake.commit(vec![used("disk", "a", &times(0, 100, 60))]);
+    lake.commit(vec![used("idle", "a", &times(0, 0, 10))]);
+    lake.roll_up(&limits);
+    lake.commit(vec![used("idle", "a", &times(0, 10, 10))]);
+    assert_eq!(lake.roll_up(&limits).steps, 0, "few rows wait");
+    lake.commit(vec![used("disk", "a", &times(0, 200, 60))]);
+    assert_eq!(lake.roll_up(&limits).source_rows, 120, "those of `disk` alone");
     lake.check("disk", &["used"]);
 }
 

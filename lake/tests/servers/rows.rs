@@ -116,7 +116,12 @@ impl Committer {
 /// Rolls up whatever is new, in steps of few rows.
 pub fn roll_up(writer: &LakeWriter) -> Result<(), LakeError> {
     let values_per_step = NonZeroU64::new(1000).expect("not zero");
-    let limits = RollupLimits { minute_every: Duration::ZERO, hour_every: Duration::ZERO, values_per_step };
+    let limits = RollupLimits {
+        minute_every: Duration::ZERO,
+        hour_every: Duration::ZERO,
+        values_per_step,
+        ..RollupLimits::default()
+    };
     let report = writer.roll_up(&limits, || true)?;
     match report.failures.into_iter().next() {
         Some(failure) => Err(failure.error),
