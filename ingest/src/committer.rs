@@ -15,7 +15,10 @@ use plimsoll_nats::{
     streams::{self, DeclareError},
 };
 use plimsoll_service::ops::Readiness;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -34,10 +37,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Tries that a commit has left once ingest is told to stop; the stream keeps what is not committed then.
 const LAST_TRIES: u32 = 3;
 
-/// Takes batches over. One may be under way and one waits for it, while the next one is gathered.
+/// Takes batches over, each once the one before is done: so that memory holds two, of which one is committed while the other one is
+/// gathered.
 #[derive(Debug)]
 pub struct Committer {
-    batches: mpsc::Sender<Gathered>,
+    batches: mpsc::Sender<HandedOver>,
+    /// Has a permit while no batch is under way.
+    free: Arc<Semaphore>,
     spare: Spare,
     task: JoinHandle<Result<(), ThreadEnded>>,
 }
@@ -45,14 +51,20 @@ pub struct Committer {
 /// What was committed last, emptied: its memory serves again.
 type Spare = Arc<Mutex<Gathered>>;
 
+/// A batch, and what lets the next one come when that is done.
+type HandedOver = (Gathered, OwnedSemaphorePermit);
+
 /// A committer that is free for the next batch.
 #[derive(Debug)]
-pub struct Slot<'a>(mpsc::Permit<'a, Gathered>);
+pub struct Slot<'a> {
+    place: mpsc::Permit<'a, HandedOver>,
+    free: OwnedSemaphorePermit,
+}
 
 impl Slot<'_> {
     /// Hands a batch over.
     pub fn send(self, gathered: Gathered) {
-        self.0.send(gathered);
+        self.place.send((gathered, self.free));
     }
 }
 
@@ -69,9 +81,9 @@ impl Committer {
         tasks: &TaskTracker,
     ) -> Self {
         let (batches, receiver) = mpsc::channel(1);
-        let spare = Spare::default();
+        let (free, spare) = (Arc::new(Semaphore::new(1)), Spare::default());
         let task = CommitTask { lake, client, metrics, readiness, shutdown, spare: Arc::clone(&spare) };
-        Self { batches, spare, task: tasks.spawn(task.run(receiver, turn)) }
+        Self { batches, free, spare, task: tasks.spawn(task.run(receiver, turn)) }
     }
 
     /// Something empty to gather into, with the memory of what was committed last.
@@ -80,9 +92,11 @@ impl Committer {
         std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a batch can be handed over; none when the committer has ended.
+    /// Waits until the last batch is done and another one can be handed over; none when the committer has ended.
     pub async fn reserve(&self) -> Option<Slot<'_>> {
-        self.batches.reserve().await.ok().map(Slot)
+        let free = Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed");
+        let place = self.batches.reserve().await.ok()?;
+        Some(Slot { place, free })
     }
 
     /// Waits until a batch can be handed over, and does so.
@@ -114,8 +128,8 @@ struct CommitTask {
 }
 
 impl CommitTask {
-    async fn run(self, mut batches: mpsc::Receiver<Gathered>, mut turn: Turn) -> Result<(), ThreadEnded> {
-        while let Some(mut gathered) = batches.recv().await {
+    async fn run(self, mut batches: mpsc::Receiver<HandedOver>, mut turn: Turn) -> Result<(), ThreadEnded> {
+        while let Some((mut gathered, free)) = batches.recv().await {
             let keep = gathered.weight();
             if !self.commit(&mut gathered, &mut turn).await? {
                 tracing::warn!("stopped before the last batch was committed, the stream keeps it");
@@ -123,6 +137,8 @@ impl CommitTask {
             }
             gathered.clear(keep);
             *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = gathered;
+            // Whoever hands the next batch over goes on with this one's memory.
+            drop(free);
         }
         Ok(())
     }
@@ -297,6 +313,7 @@ async fn acknowledge(ackers: &BTreeMap<PartitionId, Acker>) {
 mod tests {
     use std::ops::RangeInclusive;
 
+    use futures_util::FutureExt as _;
     use plimsoll_lake::LakeConfig;
     use plimsoll_nats::{Position, Sequence, client::MemberId, subject::SubjectError, testing::TestServer};
     use plimsoll_service::ops::Ops;
@@ -353,6 +370,31 @@ mod tests {
         committer.finish().await.expect("commits");
         let aside = client.jetstream.get_stream(streams::DEAD).await.expect("there").cached_info().state.messages;
         assert_eq!(aside, 1);
+    }
+
+    #[tokio::test]
+    async fn no_batch_is_taken_while_one_is_under_way() {
+        let (server, dir) = (TestServer::start().await, TempDir::new().expect("a folder"));
+        let config = LakeConfig::embedded(dir.path());
+        let ((begin, begun), (open, opened)) = (tokio::sync::oneshot::channel(), std::sync::mpsc::channel::<()>());
+        let begin = Mutex::new(Some(begin));
+        let held_up = move || {
+            if let Some(begin) = begin.lock().expect("no panic").take() {
+                begin.send(()).expect("is waited for");
+                opened.recv().expect("is let go on");
+            }
+            LakeWriter::open(&config)
+        };
+        let committer = start(LakeThread::start(held_up, &TaskTracker::new()), &server.client().await);
+        committer.hand_over(Gathered { set: reached(1), ..Gathered::default() }).await;
+        begun.await.expect("the first commit begins");
+        assert!(committer.reserve().now_or_never().is_none(), "a third batch would be gathered");
+        open.send(()).expect("waits");
+        committer.reserve().await.expect("is free again");
+        committer.hand_over(Gathered { set: reached(2), ..Gathered::default() }).await;
+        committer.finish().await.expect("commits");
+        let stored = LakeWriter::open(&LakeConfig::embedded(dir.path())).and_then(|lake| lake.positions());
+        assert_eq!(stored.expect("reads").of(partition(), LIFE).sequence, Sequence(2));
     }
 
     #[tokio::test]

@@ -28,8 +28,9 @@ pub struct IngestConfig {
     /// Rows at which a commit is due before that; default 1,000,000.
     pub commit_rows: NonZeroUsize,
     /// Memory of gathered messages at which a commit is due before that, in bytes and roughly; default 256 MiB, at most 512 MiB.
-    /// Three times that is held at most, for a batch may wait for the one that is being committed, besides what waits for being gathered ([`NatsConfig::pull_bytes`] and a half for each partition,
-    /// and [`plimsoll_nats::reader::YIELDED_BYTES`]) and what DuckDB takes ([`LakeConfig::memory_limit`]).
+    /// Twice that is held at most, for a batch is gathered while another one is committed, besides what waits for being gathered
+    /// ([`NatsConfig::pull_bytes`] and a half for each partition, and [`plimsoll_nats::reader::YIELDED_BYTES`]) and what DuckDB takes
+    /// ([`LakeConfig::memory_limit`]).
     pub commit_bytes: NonZeroUsize,
     /// Whether ingest publishes the measurement `plimsoll` about itself; default true.
     pub publish_metrics: bool,

@@ -2,8 +2,8 @@
 //!
 //! One task reads: partitions' readers ([`source`]) yield messages, which are decoded ([`decoder`]) and gathered ([`batcher`])
 //! until a batch is due. One task commits ([`committer`]) in turn with other members ([`turn`]): it puts dead messages aside ([`dead`]), commits rows and
-//! positions, and then acknowledges. At most one batch is being committed and one waits while the next one is gathered; when that is full
-//! too, ingest stops reading and the stream keeps the rest.
+//! positions, and then acknowledges. One batch is committed while the next one is gathered; when that is full before, ingest stops
+//! reading and the stream keeps the rest.
 //!
 //! Beside that, one member at a time keeps the lake quick to read ([`maintenance`]), and each publishes a measurement about itself
 //! ([`plimsoll_nats::report`]).
