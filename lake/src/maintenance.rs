@@ -14,6 +14,8 @@ mod clean;
 mod history;
 mod plan;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
