@@ -19,6 +19,8 @@ mod series;
 mod sketch;
 mod source;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod tiers;
 mod value;
 mod watchdog;

@@ -341,10 +341,14 @@ fn table(files: &[&DataFile], columns: &[(String, &str)], has: &[Option<&str>], 
 mod tests {
     use std::cell::Cell;
 
+    use plimsoll_testkit::{LakePlace, Servers};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Access, Lake, query::facts::snapshot_of_lake};
+    use crate::{
+        Access, Lake,
+        query::{facts::snapshot_of_lake, tests::config},
+    };
 
     const DAY: i64 = 86_400_000;
     const MEASUREMENT: &str = "load";
@@ -392,16 +396,20 @@ mod tests {
         catalog: CatalogReader,
         added: Cell<usize>,
         is_widened: Cell<bool>,
-        _dir: tempfile::TempDir,
+        _dir: Option<tempfile::TempDir>,
     }
 
     impl World {
         fn new() -> Self {
             let dir = tempfile::TempDir::new().expect("a folder");
-            let config = LakeConfig::embedded(dir.path());
-            let lake = Lake::open(&config, Access::Write).expect("opens");
-            let catalog = CatalogReader::new(&config);
-            let world = Self { lake, catalog, added: Cell::new(0), is_widened: Cell::new(false), _dir: dir };
+            let world = Self::at(&LakeConfig::embedded(dir.path()));
+            Self { _dir: Some(dir), ..world }
+        }
+
+        fn at(config: &LakeConfig) -> Self {
+            let lake = Lake::open(config, Access::Write).expect("opens");
+            let catalog = CatalogReader::new(config);
+            let world = Self { lake, catalog, added: Cell::new(0), is_widened: Cell::new(false), _dir: None };
             world.run(
                 "CREATE TABLE lake.main.load (ts TIMESTAMP_MS, host VARCHAR, core VARCHAR, x BIGINT);
                  ALTER TABLE lake.main.load SET PARTITIONED BY (year(ts), month(ts), day(ts));
@@ -521,6 +529,42 @@ mod tests {
                 prop_assert!(by_files || !is_whole, "not read by its files after {:?}", event);
             }
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_on_s3_that_postgresql_names_give_what_ducklake_gives() {
+        let servers = Servers::shared().await;
+        let world = World::at(&config(&LakePlace::fleet(&servers)));
+        let insert = |day| Event::Insert { day, rows: 25 };
+        let befalls = [
+            insert(0),
+            insert(1),
+            insert(1),
+            Event::Merge,
+            insert(2),
+            Event::AddColumn,
+            insert(0),
+            Event::DeleteDay { day: 1 },
+            Event::Widen,
+            insert(1),
+            insert(1),
+            Event::Merge,
+            Event::Expire,
+            insert(2),
+        ];
+        for (index, event) in befalls.into_iter().enumerate() {
+            world.happen(event);
+            let day = index as i64 % 3 * DAY;
+            assert!(world.check(day, Some(day + DAY), 5), "not read by its files after {event:?}");
+        }
+        assert!(world.check(-DAY, None, 0));
+        world.happen(Event::DeleteSome { day: 0 });
+        assert!(!world.check(0, None, 5), "a row of a file is deleted");
+        let other = World::at(&config(&LakePlace::fleet(&servers)));
+        other.insert(0, 30);
+        assert!(other.check(0, None, 5));
+        other.happen(Event::Inline { day: 1 });
+        assert!(!other.check(0, None, 5), "rows are in the catalog");
     }
 
     #[test]
