@@ -183,21 +183,6 @@ fn commits_of_others_go_on_meanwhile() {
 }
 
 #[test]
-fn what_a_dead_writer_left_is_deleted_and_nothing_else() {
-    let dir = TempDir::new().expect("a folder");
-    let writer = LakeWriter::open(&LakeConfig::embedded(dir.path())).expect("opens");
-    commit(&writer, 3, 1);
-    let folder = dir.path().join("data/main/cpu");
-    let orphan = folder.join("ducklake-left-over.parquet");
-    std::fs::copy(first_file(&folder), &orphan).expect("copies");
-    maintain(&writer, Keep { orphans: Some(HOUR), ..NOTHING });
-    assert!(orphan.exists(), "it may be of a commit under way");
-    let report = maintain(&writer, Keep { orphans: Some(Duration::ZERO), ..NOTHING });
-    assert!(report.deleted_files >= 1 && !orphan.exists(), "{report:?}");
-    assert_eq!(rows(writer.lake(), "cpu").0, 3);
-}
-
-#[test]
 fn rows_keep_the_snapshot_that_brought_them() {
     let dir = TempDir::new().expect("a folder");
     let writer = LakeWriter::open(&LakeConfig::embedded(dir.path())).expect("opens");
@@ -301,9 +286,4 @@ fn a_run_that_is_told_to_end_stops_between_two_steps() {
     (1..=10).for_each(|sequence| commit(&writer, 3, sequence));
     let report = writer.maintain(NOTHING, &AtomicBool::new(true)).expect("maintains");
     assert_eq!((report.merged_files, report.expired_snapshots, report.deleted_files), (0, 0, 0));
-}
-
-fn first_file(folder: &Path) -> std::path::PathBuf {
-    let path = std::fs::read_dir(folder).expect("a folder").next().expect("an entry").expect("an entry").path();
-    if path.is_dir() { first_file(&path) } else { path }
 }
