@@ -1,7 +1,7 @@
 //! Each commit of whatever writes is harmed in turn: the connection to PostgreSQL ends before it, or PostgreSQL commits and its answer
 //! is lost. The next try completes the work, and no row is lost, doubled, or in a file that was deleted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use plimsoll_lake::{
     Access, Lake, LakeConfig, LakeWriter, ReplayWriter,
@@ -276,13 +276,7 @@ async fn of_ingest() {
     let harmed = victim.each_commit(
         || sequence.set(sequence.get() + 1),
         |config| {
-            let reached = plimsoll_nats::Position { incarnation: LIFE, sequence: Sequence(sequence.get()) };
-            let set = plimsoll_lake::writer::CommitSet {
-                messages: vec![message(3, sequence.get())],
-                reached: BTreeMap::from([(rows::partition(3), reached)]),
-                current: None,
-            };
-            LakeWriter::open(config)?.commit(&set)?;
+            LakeWriter::open(config)?.commit(&rows::commit_set(3, sequence.get()))?;
             Ok(())
         },
         |lake| holds(lake, &rows::expected(3, sequence.get()), false),

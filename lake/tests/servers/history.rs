@@ -12,10 +12,8 @@ use plimsoll_nats::PartitionId;
 use plimsoll_testkit::{LakePlace, Servers};
 use tempfile::TempDir;
 
-use crate::rows::{ALL, Committer, LIFE, age_snapshots, holds, maintain, number, partition, roll_up};
+use crate::rows::{ALL, Committer, LIFE, UNDER_WAY, age_snapshots, beside_commits, holds, maintain, number, partition, roll_up};
 
-/// Snapshots that no transaction under way began before.
-const UNDER_WAY: i64 = 30;
 const COMMITS: u64 = 40;
 const KEEP: Keep = Keep { snapshots: Duration::ZERO, ..ALL };
 
@@ -66,33 +64,24 @@ fn read(config: &LakeConfig, stop: &AtomicBool) -> u64 {
 fn is_forgotten_beside_commits_and_readers(config: &LakeConfig) {
     let writer = LakeWriter::open(config).expect("opens");
     let (stop, mut forgotten) = (AtomicBool::new(false), 0);
-    let expected: Vec<String> = thread::scope(|scope| {
-        let committers = [1, 2].map(|number| {
-            scope.spawn(move || {
-                let mut committer = Committer::new(config, number);
-                committer.commit(COMMITS);
-                committer.expected()
-            })
-        });
+    let expected = thread::scope(|scope| {
         let readers = [(); 2].map(|()| scope.spawn(|| read(config, &stop)));
-        while !committers.iter().all(|committer| committer.is_finished()) {
+        let expected = beside_commits(config, COMMITS, || {
             age_snapshots(writer.lake(), UNDER_WAY);
             let report = maintain(&writer, KEEP).expect("maintains");
             forgotten += report.forgotten_rows;
             if report.postponed == 0 {
                 assert_eq!(unseen(writer.lake()), 0);
             }
-            thread::sleep(Duration::from_millis(200));
-        }
+        });
         stop.store(true, Ordering::Relaxed);
-        let expected = committers.map(|committer| committer.join().expect("no panic"));
         for reader in readers {
             assert!(reader.join().expect("no panic") > 10, "readers got to read");
         }
-        expected.into()
+        expected
     });
     assert!(forgotten > 0, "nothing was forgotten while others committed");
-    holds(writer.lake(), &expected.join(" UNION ALL "), false);
+    holds(writer.lake(), &expected, false);
 
     // Also the marks of rollups, and the tables of earlier versions of a table's columns.
     (0..3).for_each(|_| roll_up(&writer).expect("rolls up"));

@@ -19,18 +19,19 @@ async fn at_the_same_time_store_each_row_once() {
     let writer = LakeWriter::open(config).expect("creates the lake");
     let (at_once, options) =
         (Barrier::new(2), ImportOptions { now_ms: message(3, 1).stored_ms, allow_old: false, dry_run: false });
-    let stored: u64 = thread::scope(|scope| {
-        let import = || {
-            let mut importer = Importer::open(config, options).expect("opens");
-            let mut rows = 0;
-            for sequence in 1..=MESSAGES {
-                at_once.wait();
-                rows += importer.store_batches(&[message(3, sequence).batch]).expect("stores").rows;
-            }
-            rows
+    let importers = [(); 2].map(|()| Importer::open(config, options).expect("opens"));
+    // One that fails goes on to wait, so that the other one does not wait for ever.
+    let import = |mut importer: Importer| {
+        let mut store = |sequence| {
+            at_once.wait();
+            importer.store_batches(&[message(3, sequence).batch])
         };
-        let imports = [scope.spawn(import), scope.spawn(import)];
-        imports.map(|import| import.join().expect("no panic")).iter().sum()
+        (1..=MESSAGES).map(&mut store).collect::<Vec<_>>()
+    };
+    let stored: u64 = thread::scope(|scope| {
+        let imports = importers.map(|importer| scope.spawn(|| import(importer)));
+        let stored = imports.into_iter().flat_map(|import| import.join().expect("no panic"));
+        stored.map(|stored| stored.expect("stores").rows).sum()
     });
     holds(writer.lake(), &expected(3, MESSAGES), false);
     assert_eq!(stored, 10 * MESSAGES, "what was told");

@@ -7,4 +7,5 @@ mod creation;
 mod history;
 mod imports;
 mod maintenance;
+mod reading;
 mod rows;

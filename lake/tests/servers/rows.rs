@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     num::NonZeroU64,
     sync::atomic::AtomicBool,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -19,7 +20,7 @@ pub const LIFE: Incarnation = Incarnation(1_700_000_000_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The start of a day, of 2026-09-21.
 const OLD_DAY_MS: i64 = 1_789_948_800_000;
-const NEW_DAY_MS: i64 = OLD_DAY_MS + 2 * 86_400_000;
+pub const NEW_DAY_MS: i64 = OLD_DAY_MS + 2 * 86_400_000;
 const ROWS_A_MESSAGE: i64 = 10;
 /// Keeps nothing that need not be kept.
 pub const NOTHING: Keep = Keep { snapshots: Duration::ZERO, unused_files: Duration::ZERO, orphans: None };
@@ -28,6 +29,8 @@ pub const NO_ORPHANS: Keep = Keep { orphans: Some(Duration::ZERO), ..NOTHING };
 /// Keeps all files and snapshots.
 pub const ALL: Keep =
     Keep { snapshots: Duration::from_secs(30 * 86_400), unused_files: Duration::from_secs(30 * 86_400), orphans: None };
+/// Snapshots that no transaction under way began before, while two members commit.
+pub const UNDER_WAY: i64 = 30;
 /// Counts the files that wait for their deletion.
 pub const WAITING: &str = "SELECT count(*) FROM __ducklake_metadata_lake.ducklake_files_scheduled_for_deletion";
 
@@ -64,6 +67,16 @@ pub fn message(number: u16, sequence: u64) -> PendingMessage {
     }
 }
 
+/// What commits that message alone.
+pub fn commit_set(number: u16, sequence: u64) -> CommitSet {
+    let reached = Position { incarnation: LIFE, sequence: Sequence(sequence) };
+    CommitSet {
+        messages: vec![message(number, sequence)],
+        reached: BTreeMap::from([(partition(number), reached)]),
+        current: None,
+    }
+}
+
 /// The rows of messages `1..=sequence` of a partition, as SQL.
 pub fn expected(number: u16, sequence: u64) -> String {
     format!(
@@ -91,12 +104,7 @@ impl Committer {
     pub fn commit(&mut self, messages: u64) {
         for _ in 0..messages {
             self.sequence += 1;
-            let reached = Position { incarnation: LIFE, sequence: Sequence(self.sequence) };
-            let set = CommitSet {
-                messages: vec![message(self.number, self.sequence)],
-                reached: BTreeMap::from([(partition(self.number), reached)]),
-                current: None,
-            };
+            let set = commit_set(self.number, self.sequence);
             loop {
                 match self.writer.commit(&set) {
                     Ok(CommitOutcome::Committed(_)) => break,
@@ -111,6 +119,24 @@ impl Committer {
     pub fn expected(&self) -> String {
         expected(self.number, self.sequence)
     }
+}
+
+/// Works again and again while two members commit so many messages each; returns the rows that they have committed, as SQL.
+pub fn beside_commits(config: &LakeConfig, messages: u64, mut work: impl FnMut()) -> String {
+    thread::scope(|scope| {
+        let committers = [1, 2].map(|number| {
+            scope.spawn(move || {
+                let mut committer = Committer::new(config, number);
+                committer.commit(messages);
+                committer.expected()
+            })
+        });
+        while !committers.iter().all(|committer| committer.is_finished()) {
+            work();
+            thread::sleep(Duration::from_millis(200));
+        }
+        committers.map(|committer| committer.join().expect("no panic")).join(" UNION ALL ")
+    })
 }
 
 /// Rolls up whatever is new, in steps of few rows.
