@@ -69,7 +69,12 @@ impl Harness {
 
     /// A service that publishes what it tells of itself.
     pub async fn reporting() -> Self {
-        let mut harness = Self::launched(QueryApiConfig::default()).await;
+        Self::reporting_with(QueryApiConfig::default()).await
+    }
+
+    /// The same with further settings.
+    pub async fn reporting_with(config: QueryApiConfig) -> Self {
+        let mut harness = Self::launched(config).await;
         harness.create_lake().await;
         harness.ready().await;
         harness

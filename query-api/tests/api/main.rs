@@ -1,5 +1,6 @@
 //! The service as its users see it: a real broker, a real lake, real HTTP and WebSocket clients.
 
+mod counters;
 mod events;
 mod faults;
 mod fleet;

@@ -3,6 +3,7 @@
 use futures_util::StreamExt;
 use plimsoll_nats::{
     Batch, Column, HostId, Name,
+    async_nats::Subscriber,
     report::{MEASUREMENT, differences},
 };
 
@@ -11,7 +12,7 @@ use crate::harness::{Harness, PATIENCE};
 #[tokio::test]
 async fn the_service_publishes_what_it_does() {
     let harness = Harness::reporting().await;
-    let mut reports = harness.client.nats.subscribe("plimsoll.metrics.*.plimsoll").await.expect("subscribes");
+    let mut reports = reports(&harness).await;
     harness.publish(&harness.cpu("web-1", 1)).await;
     harness.counted(1).await;
     let url = harness.url.replace("http", "ws") + "/ws/live";
@@ -19,11 +20,7 @@ async fn the_service_publishes_what_it_does() {
     assert_eq!(harness.get("/nowhere").await.status(), 404);
     let next = async {
         loop {
-            let message = reports.next().await.expect("a report");
-            let host = HostId::parse(message.subject.split('.').nth(2).expect("a host")).expect("a host");
-            let measurement = Name::parse(MEASUREMENT).expect("a name");
-            let batch = Batch::decode(&host, &measurement, message.headers.as_ref(), &message.payload);
-            let batch = batch.expect("a batch");
+            let batch = next(&mut reports).await;
             if integer(&batch, "live_subscribers") == 1 {
                 return batch;
             }
@@ -57,7 +54,20 @@ async fn the_service_publishes_what_it_does() {
     harness.stop().await;
 }
 
-fn integer(batch: &Batch, field: &str) -> i64 {
+/// What services tell of themselves from now on.
+pub async fn reports(harness: &Harness) -> Subscriber {
+    harness.client.nats.subscribe("plimsoll.metrics.*.plimsoll").await.expect("subscribes")
+}
+
+/// The next report.
+pub async fn next(reports: &mut Subscriber) -> Batch {
+    let message = reports.next().await.expect("a report");
+    let host = HostId::parse(message.subject.split('.').nth(2).expect("a host")).expect("a host");
+    let measurement = Name::parse(MEASUREMENT).expect("a name");
+    Batch::decode(&host, &measurement, message.headers.as_ref(), &message.payload).expect("a batch")
+}
+
+pub fn integer(batch: &Batch, field: &str) -> i64 {
     match batch.fields.get(field) {
         Some(Column::Integer(values)) => values[0].expect("a value"),
         other => panic!("{field}: {other:?}"),
