@@ -16,6 +16,7 @@ mod process;
 mod s3;
 mod s3_proxy;
 mod servers;
+mod view;
 
 pub use account::Account;
 pub use cluster::TestCluster;
@@ -26,3 +27,4 @@ pub use process::Process;
 pub use s3::TestS3;
 pub use s3_proxy::{S3Fault, S3Proxy};
 pub use servers::Servers;
+pub use view::LakeView;

@@ -7,12 +7,13 @@ use std::{
 
 use plimsoll_lake::{Access, Lake};
 use plimsoll_nats::{Client, NatsConfig, streams, subject::PARTITIONS, testing::eventually};
-use plimsoll_testkit::{Account, LakePlace, account};
+use plimsoll_testkit::{Account, LakePlace, LakeView, account};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     member::Member,
     publisher::{HOSTS, Publisher},
+    support::{STORED_ROWS, known_rows},
 };
 
 /// Patience for what takes a takeover or two, beside other tests.
@@ -51,7 +52,7 @@ pub struct Fleet {
     pub place: LakePlace,
     pub members: Vec<Member>,
     variables: Vec<(&'static str, String)>,
-    reader: Option<Lake>,
+    view: LakeView,
 }
 
 impl Fleet {
@@ -67,7 +68,8 @@ impl Fleet {
             ),
             ("PLIMSOLL_INGEST__COMMIT_INTERVAL", "500ms".to_owned()),
         ]);
-        Self { client, place, members: Vec::new(), variables, reader: None }
+        let view = LakeView::new(place.config());
+        Self { client, place, members: Vec::new(), variables, view }
     }
 
     /// Sets a variable of members that are started from now on.
@@ -112,17 +114,9 @@ impl Fleet {
         settled(&members, since).await;
     }
 
-    /// The one value that `sql` yields; none while the lake or a table can't be read.
+    /// As [`LakeView::number`] does.
     pub fn number(&mut self, sql: &str) -> Option<i64> {
-        if self.reader.is_none() {
-            self.reader = Lake::open(&self.place.config(), Access::Read).ok();
-        }
-        let number = self.reader.as_ref()?.connection().query_row(sql, [], |row| row.get(0));
-        if number.is_err() {
-            // Its catalog may have been away, and a DuckDB may not come back from that.
-            self.reader = None;
-        }
-        number.ok()
+        self.view.number(sql)
     }
 
     /// Rows that the lake holds.
@@ -165,11 +159,7 @@ impl Fleet {
     /// Counts what became of the rows.
     pub async fn count(&self, fault: &str, rows_a_host: i64) -> Account {
         let lake = Lake::open(&self.place.config(), Access::Read).expect("the lake can be attached");
-        let expected = format!(
-            "SELECT 'h' || h AS host, n, n / 4.0 AS value, (n % 2)::VARCHAR AS parity
-             FROM range({HOSTS}) hosts(h), range({rows_a_host}) numbers(n)"
-        );
-        let (once, lost, doubled) = account::compare(&lake, &expected, "SELECT host, n, value, parity FROM lake.known");
+        let (once, lost, doubled) = account::compare(&lake, &known_rows(HOSTS, rows_a_host), STORED_ROWS);
         let (orphans, missing) = account::files(&lake, self.place.data_path());
         assert_eq!(missing, 0, "files that the catalog names are not there");
         let dead = self.client.jetstream.get_stream(streams::DEAD).await.expect("there").cached_info().state.messages;
