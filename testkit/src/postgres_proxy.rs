@@ -1,11 +1,8 @@
 //! A proxy before PostgreSQL that does harm at the worst moment: when a transaction commits.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use tokio::{
@@ -16,8 +13,8 @@ use tokio::{
     },
 };
 
-/// Enough for a server that does not wait for the disk.
-const TIME_TO_COMMIT: Duration = Duration::from_millis(200);
+/// How the last message of an answer begins: ReadyForQuery, of six bytes (PostgreSQL's documentation, "Message Formats").
+const DONE: &[u8] = b"Z\0\0\0\x05";
 
 /// What happens to the commit of a transaction that writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,16 +71,15 @@ impl PostgresProxy {
                 let armed = Arc::clone(&armed);
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
-                    let (from_server, to_server) = server.into_split();
+                    let (mut from_server, to_server) = server.into_split();
                     let losing = tokio::select! {
                         // Looks for a commit before its answer can pass.
                         biased;
                         server = requests(from_client, to_server, &armed) => server,
-                        () = answers(from_server, to_client) => None,
+                        () = answers(&mut from_server, to_client) => None,
                     };
                     if let Some(server) = losing {
-                        // It commits what it was told before it notices that nobody is there.
-                        tokio::time::sleep(TIME_TO_COMMIT).await;
+                        swallow_answer(&mut from_server).await;
                         drop(server);
                     }
                 });
@@ -114,8 +110,18 @@ impl PostgresProxy {
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = tokio::io::copy(&mut from, &mut to).await;
+async fn answers(from: &mut OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let _ = tokio::io::copy(from, &mut to).await;
+}
+
+/// Waits until the server has committed and said so.
+async fn swallow_answer(from: &mut OwnedReadHalf) {
+    let mut answer = Vec::new();
+    while let Ok(1..) = from.read_buf(&mut answer).await {
+        if answer.len() > DONE.len() && answer[answer.len() - DONE.len() - 1..].starts_with(DONE) {
+            return;
+        }
+    }
 }
 
 /// Passes requests on; returns the way to the server once that has had one whose answer has to be lost, nothing when the client is gone
