@@ -12,7 +12,9 @@ use plimsoll_nats::PartitionId;
 use plimsoll_testkit::{LakePlace, Servers};
 use tempfile::TempDir;
 
-use crate::rows::{ALL, Committer, LIFE, UNDER_WAY, age_snapshots, beside_commits, holds, maintain, number, partition, roll_up};
+use crate::rows::{
+    ALL, Committer, LIFE, UNDER_WAY, age_snapshots, beside_commits, holds, maintain, number, partition, roll_up,
+};
 
 const COMMITS: u64 = 40;
 const KEEP: Keep = Keep { snapshots: Duration::ZERO, ..ALL };

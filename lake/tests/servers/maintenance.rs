@@ -4,8 +4,8 @@ use plimsoll_lake::LakeWriter;
 use plimsoll_testkit::{LakePlace, Servers};
 
 use crate::rows::{
-    NO_ORPHANS, NOTHING, UNDER_WAY, age_snapshots, beside_commits, files_are_named, holds, maintain, number, roll_up, rollups_hold,
-    sweep,
+    NO_ORPHANS, NOTHING, UNDER_WAY, age_snapshots, beside_commits, files_are_named, holds, maintain, number, roll_up,
+    rollups_hold, sweep,
 };
 
 const COMMITS: u64 = 40;
