@@ -214,6 +214,9 @@ pub struct CompareArgs {
     /// Leave Prometheus out
     #[arg(long)]
     pub without_prometheus: bool,
+    /// Leave VictoriaMetrics out, too: whether Plimsoll counts and answers all, beside nobody
+    #[arg(long)]
+    pub alone: bool,
     /// Page to write the tables into, between its two marks
     #[arg(long, value_name = "FILE")]
     pub write: Option<PathBuf>,

@@ -189,6 +189,8 @@ pub struct CompareConfig {
     pub fleet_hosts: usize,
     /// Time between two of their samples.
     pub fleet_interval: Duration,
+    /// Whether VictoriaMetrics takes part.
+    pub victoria_metrics: bool,
     /// Whether Prometheus takes part.
     pub prometheus: bool,
     /// Where packages are kept, and all else while it is needed.
@@ -244,8 +246,9 @@ pub async fn compare(config: &CompareConfig, mut say: impl FnMut(&str)) -> Resul
     let folder = Folder::make(&config.folder.join("run"))?;
     say("Fetching the others, where they are missing");
     let packages = config.folder.join("packages");
-    let victoria = peers::find("victoria-metrics", &packages)?;
-    let prometheus = if config.prometheus { Some(peers::find("prometheus", &packages)?) } else { None };
+    let find = |wanted: bool, package| wanted.then(|| peers::find(package, &packages)).transpose();
+    let victoria = find(config.victoria_metrics, "victoria-metrics")?;
+    let prometheus = find(config.prometheus, "prometheus")?;
     let end_ms = plimsoll_nats::now_ms() / HOUR_MS * HOUR_MS;
     let started = Instant::now();
     let report = Report { load: report::load(), ..Report::default() };
@@ -253,7 +256,7 @@ pub async fn compare(config: &CompareConfig, mut say: impl FnMut(&str)) -> Resul
     run.ingest().await?;
     run.query().await?;
     run.report.took = started.elapsed();
-    Ok(run.report.markdown(config, &run.victoria, run.prometheus.as_ref()))
+    Ok(run.report.markdown(config, run.victoria.as_ref(), run.prometheus.as_ref()))
 }
 
 /// A folder that is emptied at first and removed at last.
@@ -281,7 +284,7 @@ struct Comparison<'a> {
     config: &'a CompareConfig,
     folder: Folder,
     end_ms: i64,
-    victoria: Peer,
+    victoria: Option<Peer>,
     prometheus: Option<Peer>,
     report: Report,
     say: &'a mut dyn FnMut(&str),
@@ -289,10 +292,11 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn stores(&self) -> Vec<(Kind, Peer, Layout)> {
+        let of = |peer: &Option<Peer>, kind, layout| peer.clone().map(|peer| (kind, peer, layout));
         let victoria =
-            [Layout::Lines, Layout::RemoteWrite].map(|layout| (Kind::VictoriaMetrics, self.victoria.clone(), layout));
-        let prometheus = self.prometheus.clone().map(|peer| (Kind::Prometheus, peer, Layout::RemoteWrite));
-        victoria.into_iter().chain(prometheus).collect()
+            [Layout::Lines, Layout::RemoteWrite].map(|layout| of(&self.victoria, Kind::VictoriaMetrics, layout));
+        let prometheus = of(&self.prometheus, Kind::Prometheus, Layout::RemoteWrite);
+        victoria.into_iter().chain([prometheus]).flatten().collect()
     }
 
     /// Throughput, memory and storage.
@@ -304,15 +308,17 @@ impl Comparison<'_> {
             let recording = folder.0.join("messages");
             let encoded = dataset.encode(Layout::Messages, &recording)?;
             let ingested = plimsoll::ingest(&recording, encoded.messages, encoded.points, &folder.0).await?;
+            plimsoll::same_points(encoded.points, plimsoll::points(&folder.0)?)?;
+            let name = match samples {
+                1 => "Plimsoll, each sample a message".to_owned(),
+                samples => format!("Plimsoll, {samples} s a message"),
+            };
+            (self.say)(&format!("{name}: {} messages with {} points are stored", encoded.messages, encoded.points));
             let settled = plimsoll::settle(&folder.0, Settling::Merge).await?;
             let summaries = plimsoll::settle(&folder.0, Settling::RollUp).await?;
             self.report.encoded = encoded;
             self.report.rows.push(Row {
-                name: if samples == 1 {
-                    "Plimsoll, each sample a message".to_owned()
-                } else {
-                    format!("Plimsoll, {samples} s a message")
-                },
+                name,
                 points: encoded.points,
                 given_bytes: encoded.bytes,
                 cpu: ingested.usage.cpu,
@@ -371,6 +377,7 @@ impl Comparison<'_> {
         for dataset in &histories {
             plimsoll::fill(dataset, &folder.0).await?;
         }
+        self.report.history_points = plimsoll::points(&folder.0)?;
         let merged = plimsoll::settle(&folder.0, Settling::Merge).await?;
         self.report.summaries = plimsoll::settle(&folder.0, Settling::RollUp).await?;
         let mut answers = Vec::new();
@@ -401,7 +408,7 @@ impl Comparison<'_> {
                 store.feed(layout, &requests).await?;
             }
             store.check_points(points).await?;
-            self.report.history_points = points;
+            plimsoll::same_points(points, self.report.history_points)?;
             let (data, stored_bytes) = store.settle().await?;
             store.stop().await?;
             let mut asked = Vec::new();

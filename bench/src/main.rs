@@ -127,7 +127,8 @@ fn compare(args: CompareArgs) -> ExitCode {
         week_days: args.week_days,
         fleet_hosts: args.fleet_hosts,
         fleet_interval: Duration::from_secs(args.fleet_interval),
-        prometheus: !args.without_prometheus,
+        victoria_metrics: !args.alone,
+        prometheus: !args.alone && !args.without_prometheus,
         folder: args.folder,
     };
     block_on(async move |stop| {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_lake::{Access, Lake, LakeConfig, LakeWriter, rollup::RollupLimits};
+use plimsoll_lake::{Access, Lake, LakeConfig, LakeStatus, LakeWriter, rollup::RollupLimits};
 use plimsoll_nats::{
     NatsConfig,
     server::{Server, ServerConfig},
@@ -123,6 +123,17 @@ async fn counters(client: &reqwest::Client, http: u16) -> Option<(u64, u64)> {
         line?.rsplit(' ').next()?.parse().ok()
     };
     Some((value("plimsoll_ingest_committed_messages_total")?, value("plimsoll_ingest_committed_points_total")?))
+}
+
+/// How many points a lake holds that has no summaries, as its catalog counts them.
+pub(super) fn points(folder: &Path) -> Result<u64, CompareError> {
+    let status = LakeStatus::read(&LakeConfig::embedded(&folder.join("lake")), false)?;
+    Ok(status.total.points)
+}
+
+/// Fails unless Plimsoll holds as many points as there must be.
+pub(super) fn same_points(expected: u64, found: u64) -> Result<(), CompareError> {
+    if found == expected { Ok(()) } else { Err(CompareError::Count { name: "Plimsoll", expected, found }) }
 }
 
 /// A binary of the same build.

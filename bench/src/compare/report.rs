@@ -73,7 +73,12 @@ pub(super) struct Report {
 const MEBIBYTE: f64 = 1_048_576.0;
 
 impl Report {
-    pub(super) fn markdown(&self, config: &CompareConfig, victoria: &Peer, prometheus: Option<&Peer>) -> String {
+    pub(super) fn markdown(
+        &self,
+        config: &CompareConfig,
+        victoria: Option<&Peer>,
+        prometheus: Option<&Peer>,
+    ) -> String {
         let mut out = self.introduction(config, victoria, prometheus);
         self.write_ingest(config, &mut out);
         self.write_broker(&mut out);
@@ -82,13 +87,13 @@ impl Report {
         out
     }
 
-    fn introduction(&self, config: &CompareConfig, victoria: &Peer, prometheus: Option<&Peer>) -> String {
-        let peers = match prometheus {
-            Some(prometheus) => format!("VictoriaMetrics {} and Prometheus {}", victoria.version, prometheus.version),
-            None => format!("VictoriaMetrics {}", victoria.version),
-        };
+    fn introduction(&self, config: &CompareConfig, victoria: Option<&Peer>, prometheus: Option<&Peer>) -> String {
+        let named = |name: &str, peer: Option<&Peer>| peer.map(|peer| format!("{name} {}", peer.version));
+        let peers = [named("VictoriaMetrics", victoria), named("Prometheus", prometheus)];
+        let peers = peers.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        let beside = if peers.is_empty() { "alone".to_owned() } else { format!("beside Debian's {peers}") };
         format!(
-            "Measured on {} by `make bench` in {:.0} s: {}. Plimsoll {} beside Debian's {peers}, all with default settings except for \
+            "Measured on {} by `make bench` in {:.0} s: {}. Plimsoll {} {beside}, all with default settings except for \
              retention, each alone and in turn, with the same points, which were encoded beforehand. CPU is a process's user and system \
              time; who sends does not count. The load average was {:.1} before: what others did on these cores slows all down, and \
              only ratios within one run say something.\n\nSizes: {} hosts for {} min, {} days of one host, {} hosts for a day at {} s.\n\n",
@@ -105,10 +110,10 @@ impl Report {
         )
     }
 
-    /// The best of VictoriaMetrics.
+    /// The best of VictoriaMetrics; no number where that took no part.
     fn best(&self, figure: impl Fn(&Row) -> f64, larger_is_better: bool) -> f64 {
         let figures = self.rows.iter().filter(|row| row.name.starts_with("VictoriaMetrics")).map(figure);
-        if larger_is_better { figures.fold(0.0, f64::max) } else { figures.fold(f64::INFINITY, f64::min) }
+        figures.fold(f64::NAN, if larger_is_better { f64::max } else { f64::min })
     }
 
     fn write_ingest(&self, config: &CompareConfig, out: &mut String) {
