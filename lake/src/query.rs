@@ -5,6 +5,7 @@
 //! read, queries are answered from the tail alone.
 
 mod catalog;
+mod cells;
 mod error;
 mod facts;
 mod files;
@@ -14,6 +15,7 @@ mod lttb;
 mod points;
 mod pool;
 mod rate;
+mod raw;
 mod selection;
 mod series;
 mod sketch;

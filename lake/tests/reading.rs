@@ -16,7 +16,7 @@ use plimsoll_lake::{
     LakeConfig, LakeError, LakeReader, PendingMessage, Tail, Tier,
     query::{
         Aggregate, Bucket, FleetGroup, FleetQuery, FleetRows, GroupKey, HostPattern, Hosts, PointSeries, Points,
-        PointsQuery, QueryError, Ranking, Selection, Threshold, TierChoice,
+        PointsQuery, QueryError, Ranking, Selection, Threshold, TierChoice, Value,
     },
     rollup::{Retention, RollupLimits},
 };
@@ -74,6 +74,8 @@ fn batch(samples: &[Sample]) -> Batch {
 struct World {
     fixture: Fixture,
     random: Random,
+    /// What is asked for, of its own: so the lake's history is that of the seed whatever is asked.
+    asked: Random,
     samples: Vec<Sample>,
     pending: Vec<PendingMessage>,
     /// Before this raw rows are gone, and minutes.
@@ -85,7 +87,7 @@ impl World {
         let fixture = Fixture::new();
         // Not only in the catalog: small commits make files too.
         fixture.execute("CALL lake.set_option('data_inlining_row_limit', 3)");
-        Self { fixture, random: Random(seed), samples: Vec::new(), pending: Vec::new(), gone: (0, 0) }
+        Self { fixture, random: Random(seed), asked: Random(seed), samples: Vec::new(), pending: Vec::new(), gone: (0, 0) }
     }
 
     fn arrive(&mut self) {
@@ -154,9 +156,7 @@ impl World {
     fn naive(&self, selection: &Selection, step: i64) -> BTreeMap<(String, String, i64), Vec<f64>> {
         let mut buckets = BTreeMap::<_, Vec<f64>>::new();
         for sample in &self.samples {
-            let within = sample.time >= selection.from_ms && selection.to_ms.is_none_or(|to| sample.time < to);
-            let wanted = selection.tags.values().all(|core| *core == sample.core);
-            if within && wanted && selection.hosts.contain(&host(&sample.host)) {
+            if is_selected(sample, selection) {
                 let key = (sample.host.clone(), sample.core.clone(), sample.time / step * step);
                 buckets.entry(key).or_default().extend(sample.usage);
             }
@@ -192,6 +192,8 @@ impl World {
         };
         self.check_buckets(&selection, choice).await;
         self.check_fleet(&selection, choice).await;
+        self.check_groups(&selection, choice).await;
+        self.check_points(&selection).await;
         self.check_stats(&selection, choice).await;
     }
 
@@ -240,6 +242,105 @@ impl World {
         assert_eq!(counts, expected.into_iter().map(|(time, (above, of))| (time, above, of)).collect::<Vec<_>>());
     }
 
+    /// Any aggregate by any keys, in buckets or over the whole time.
+    async fn check_groups(&mut self, selection: &Selection, tier: TierChoice) {
+        use Aggregate::{Avg, Count, Last, Max, Min, Sum};
+        let aggregate = [Avg, Min, Max, Sum, Count, Last][self.asked.below(6).unsigned_abs() as usize];
+        let (by_host, by_core) = (self.asked.below(2) == 0, self.asked.below(2) == 0);
+        // The latest values are in raw rows only.
+        if aggregate == Last && selection.from_ms < self.gone.0 {
+            return;
+        }
+        let by = [by_host.then_some(GroupKey::Host), by_core.then(|| GroupKey::Tag(name("core")))];
+        let step = (self.asked.below(4) > 0).then(|| [MINUTE, HOUR][self.asked.below(2).unsigned_abs() as usize]);
+        let coarse = matches!(tier, TierChoice::Only(Tier::Hour)) || self.gone.0 > 0;
+        let step = step.map(|step| if coarse { HOUR } else { step });
+        let query = FleetQuery { by: by.into_iter().flatten().collect(), tier, ..fleet(aggregate, step) };
+        let answer = self.fixture.reader.fleet(&self.fixture.tail, selection.clone(), query).await.expect("answers");
+        let FleetRows::Groups(groups) = answer.rows else { panic!("groups") };
+        let mut found = BTreeMap::new();
+        let mut keys = Vec::new();
+        for group in groups {
+            assert!(group.points.is_sorted_by(|a, b| a.0 < b.0), "{group:?}");
+            let key = (group.host, group.tags.get(&name("core")).cloned());
+            keys.push(key.clone());
+            found.extend(group.points.into_iter().map(|(time, value)| ((key.clone(), time), value)));
+        }
+        assert!(keys.is_sorted_by(|a, b| a < b), "groups in order, each once: {keys:?}");
+        let start = |time: i64| step.map_or(selection.from_ms, |step| time / step * step);
+        let mut expected = BTreeMap::<_, BTreeMap<(String, String), Vec<(i64, f64)>>>::new();
+        for sample in self.samples.iter().filter(|sample| is_selected(sample, selection)) {
+            let Some(usage) = sample.usage else { continue };
+            let key = (by_host.then(|| sample.host.clone()), by_core.then(|| sample.core.clone()));
+            let series = expected.entry((key, start(sample.time))).or_default();
+            series.entry((sample.host.clone(), sample.core.clone())).or_default().push((sample.time, usage));
+        }
+        assert!(found.keys().eq(expected.keys()), "{aggregate:?} by {step:?}: {found:?} {expected:?}");
+        for (key, series) in expected {
+            let all: Vec<(i64, f64)> = series.values().flatten().copied().collect();
+            let values = || all.iter().map(|(_, value)| *value);
+            let mean = |values: &[(i64, f64)]| values.iter().map(|value| value.1).sum::<f64>() / values.len() as f64;
+            let wanted = match aggregate {
+                Avg => mean(&all),
+                Min => values().fold(f64::INFINITY, f64::min),
+                Max => values().fold(f64::NEG_INFINITY, f64::max),
+                Sum => series.values().map(|values| mean(values)).sum(),
+                Count => all.len() as f64,
+                _ => {
+                    let latest = all.iter().map(|(time, _)| *time).max().expect("a sample");
+                    let at_once = all.iter().filter(|(time, _)| *time == latest).map(|(_, value)| *value);
+                    assert!(at_once.clone().any(|value| value == found[&key]), "{} at {latest}", found[&key]);
+                    found[&key]
+                }
+            };
+            assert_near(found[&key], wanted);
+        }
+    }
+
+    /// Every point, or the newest of each series.
+    async fn check_points(&mut self, selection: &Selection) {
+        if selection.from_ms < self.gone.0 {
+            return;
+        }
+        let limit =
+            if self.asked.below(2) == 0 { 1_000_000 } else { 1 + self.asked.below(20).unsigned_abs() as usize };
+        let fields = Some(vec![name("ticks_total"), name("usage_percent")]);
+        let tier = TierChoice::Only(Tier::Raw);
+        let query = PointsQuery { fields, tier, ..PointsQuery::new(NonZeroUsize::new(limit).expect("not 0")) };
+        let answer = self.fixture.reader.points(&self.fixture.tail, selection.clone(), query).await.expect("answers");
+        let mut expected = BTreeMap::<(String, String, &str), Vec<(i64, String)>>::new();
+        for sample in self.samples.iter().filter(|sample| is_selected(sample, selection)) {
+            let mut add = |field, value: String| {
+                let points = expected.entry((sample.host.clone(), sample.core.clone(), field)).or_default();
+                points.push((sample.time, value));
+            };
+            add("ticks_total", format!("{:?}", Value::Integer(sample.ticks)));
+            if let Some(usage) = sample.usage {
+                add("usage_percent", format!("{:?}", Value::Float(usage)));
+            }
+        }
+        assert_eq!(answer.rows.len(), expected.len(), "{selection:?}");
+        for (series, ((host, core, field), mut points)) in answer.rows.iter().zip(expected) {
+            assert_eq!((&series.host, &series.tags[&name("core")], &*series.field), (&host, &core, field));
+            points.sort();
+            let left_out = points.len().saturating_sub(limit);
+            assert_eq!(series.truncated, left_out > 0);
+            let Points::Values(found) = &series.points else { panic!("values") };
+            let mut found: Vec<(i64, String)> =
+                found.iter().map(|(time, value)| (*time, format!("{value:?}"))).collect();
+            assert!(found.is_sorted_by_key(|(time, _)| *time));
+            found.sort();
+            if left_out == 0 {
+                assert_eq!(found, points);
+            } else {
+                // Which of those that were taken at the same time stay is not said.
+                assert!(found.iter().all(|point| points.contains(point)));
+                let times = |points: &[(i64, String)]| points.iter().map(|point| point.0).collect::<Vec<_>>();
+                assert_eq!(times(&found), times(&points[left_out..]));
+            }
+        }
+    }
+
     async fn check_stats(&self, selection: &Selection, tier: TierChoice) {
         let fields = Some(vec![name("usage_percent")]);
         let answer =
@@ -260,6 +361,11 @@ impl World {
         }
         assert!(series.is_empty(), "missing: {series:?}");
     }
+}
+
+fn is_selected(sample: &Sample, selection: &Selection) -> bool {
+    let within = sample.time >= selection.from_ms && selection.to_ms.is_none_or(|to| sample.time < to);
+    within && selection.tags.values().all(|core| *core == sample.core) && selection.hosts.contain(&host(&sample.host))
 }
 
 fn buckets(step: i64) -> PointsQuery {

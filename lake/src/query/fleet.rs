@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Found, QueryError,
+    cells::{self, Buckets, Combine, Keys},
     gaps::{self, Gap},
     points::MAX_VALUES,
     rate,
@@ -65,6 +66,15 @@ pub enum Threshold {
     Above(f64),
     /// Less than this.
     Below(f64),
+}
+
+impl Threshold {
+    fn is_passed_by(self, value: f64) -> bool {
+        match self {
+            Self::Above(limit) => value > limit,
+            Self::Below(limit) => value < limit,
+        }
+    }
 }
 
 /// A question about a field of many hosts.
@@ -128,7 +138,7 @@ pub(super) fn read(source: &Source<'_>, query: &FleetQuery) -> Result<Found<Flee
             let groups = match (query.ranking, question.step_ms) {
                 (Some(ranking), None) => question.groups(&question.ranked(ranking)?)?,
                 (Some(ranking), Some(_)) => question.ranked_groups(ranking)?,
-                (None, _) => question.groups(&question.ordered("")?)?,
+                (None, _) => question.all_groups()?,
             };
             FleetRows::Groups(groups)
         }
@@ -300,6 +310,38 @@ impl<'s, 'c> Question<'s, 'c> {
         if keys.is_empty() { "true".to_owned() } else { format!("({})", keys.join(" AND ")) }
     }
 
+    fn all_groups(&self) -> Result<Vec<FleetGroup>, QueryError> {
+        let (mut found, mut values) = (Vec::new(), 0);
+        let in_memory = self.each_group(&mut |keys, points| {
+            values += points.len();
+            found.push((keys, points));
+            if values > MAX_VALUES { Err(QueryError::TooLarge { limit: MAX_VALUES }) } else { Ok(()) }
+        })?;
+        if !in_memory {
+            return self.groups(&self.ordered("")?);
+        }
+        found.sort_by(|(a, _), (b, _)| cells::in_order(a, b));
+        let group = |(keys, points): (Keys, _)| FleetGroup { points, ..self.group(keys.into_iter()) };
+        Ok(self.with_gaps(found.into_iter().map(group).collect()))
+    }
+
+    /// Gives the aggregates of each group, where adding them up here is possible and sooner than in DuckDB; else returns false.
+    fn each_group(
+        &self,
+        take: &mut dyn FnMut(Keys, cells::Points) -> Result<(), QueryError>,
+    ) -> Result<bool, QueryError> {
+        let (Some(step_ms), false) = (self.step_ms, self.query.rate) else { return Ok(false) };
+        let combine = match self.query.aggregate {
+            Aggregate::Avg => Combine::Mean,
+            Aggregate::Min => Combine::Min,
+            Aggregate::Max => Combine::Max,
+            Aggregate::Count => Combine::Count,
+            Aggregate::Sum => return cells::each_sum(self.source, &self.parts, &self.keys, step_ms, take),
+            Aggregate::Last | Aggregate::Quantile(_) => return Ok(false),
+        };
+        cells::each(self.source, &self.parts, &self.keys, step_ms, combine, take)
+    }
+
     /// Reads aggregates, those of a group in one go, in the order of the groups.
     fn groups(&self, sql: &str) -> Result<Vec<FleetGroup>, QueryError> {
         let connection = self.source.connection;
@@ -307,8 +349,9 @@ impl<'s, 'c> Question<'s, 'c> {
         let mut rows = statement.query([]).context("compute aggregates")?;
         let (mut groups, mut values) = (Vec::<FleetGroup>::new(), 0);
         while let Some(row) = rows.next().context("read aggregates")? {
-            let group = self.group(row)?;
             let at = self.keys.len();
+            let keys = (0..at).map(|index| Ok(text(row, index)?.map(str::to_owned)));
+            let group = self.group(keys.collect::<Result<Vec<_>, QueryError>>()?.into_iter());
             let time = row.get::<_, i64>(at).context("read a time")?;
             let point = (self.time(time), row.get::<_, f64>(at + 1).context("read an aggregate")?);
             match groups.last_mut() {
@@ -320,28 +363,49 @@ impl<'s, 'c> Question<'s, 'c> {
                 return Err(QueryError::TooLarge { limit: MAX_VALUES });
             }
         }
-        for group in groups.iter_mut().filter(|_| self.step_ms.is_some()) {
-            let times: Vec<i64> = group.points.iter().map(|(time, _)| *time).collect();
-            group.gaps = gaps::between_steps(&times, self.step_ms.unwrap_or(1));
-        }
-        Ok(groups)
+        Ok(self.with_gaps(groups))
     }
 
-    fn group(&self, row: &duckdb::Row<'_>) -> Result<FleetGroup, QueryError> {
+    fn with_gaps(&self, mut groups: Vec<FleetGroup>) -> Vec<FleetGroup> {
+        let Some(step_ms) = self.step_ms else { return groups };
+        for group in &mut groups {
+            let times: Vec<i64> = group.points.iter().map(|(time, _)| *time).collect();
+            group.gaps = gaps::between_steps(&times, step_ms);
+        }
+        groups
+    }
+
+    /// A group without points by the values of its keys.
+    fn group(&self, values: impl Iterator<Item = Option<String>>) -> FleetGroup {
         let mut group = FleetGroup { host: None, tags: BTreeMap::new(), points: Vec::new(), gaps: Vec::new() };
-        for (index, key) in self.query.by.iter().enumerate() {
-            let value = text(row, index)?.map(str::to_owned);
+        for (key, value) in self.query.by.iter().zip(values) {
             match (key, value) {
                 (GroupKey::Host, host) => group.host = host,
                 (GroupKey::Tag(tag), Some(value)) => drop(group.tags.insert(tag.clone(), value)),
                 (GroupKey::Tag(_), None) => {}
             }
         }
-        Ok(group)
+        group
     }
 
     /// For each bucket how many groups are beyond the threshold, and how many there are.
     fn counts(&self, threshold: Threshold) -> Result<Vec<(i64, u64, u64)>, QueryError> {
+        let mut counts = Buckets::<(u64, u64)>::default();
+        let in_memory = self.each_group(&mut |_, points| {
+            for (start_ms, value) in points {
+                let (beyond, all) = counts.at(start_ms);
+                *beyond += u64::from(threshold.is_passed_by(value));
+                *all += 1;
+            }
+            if counts.len() > MAX_VALUES { Err(QueryError::TooLarge { limit: MAX_VALUES }) } else { Ok(()) }
+        })?;
+        if !in_memory {
+            return self.counts_by_duckdb(threshold);
+        }
+        Ok(counts.into_sorted().into_iter().map(|(start_ms, (beyond, all))| (start_ms, beyond, all)).collect())
+    }
+
+    fn counts_by_duckdb(&self, threshold: Threshold) -> Result<Vec<(i64, u64, u64)>, QueryError> {
         let beyond = match threshold {
             Threshold::Above(limit) => format!("_value > {limit:?}"),
             Threshold::Below(limit) => format!("_value < {limit:?}"),

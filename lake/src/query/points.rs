@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 use super::{
     Found, QueryError, Value,
     gaps::{self, Gap},
-    lttb, rate,
+    lttb, rate, raw,
     series::{Series, SeriesReader},
     sketch::{self, Quantiles, bucket_sql},
     source::Source,
@@ -258,24 +258,34 @@ fn raw(source: &Source<'_>, fields: &[usize], query: &PointsQuery) -> Result<Vec
     if fields.is_empty() {
         return Ok(Vec::new());
     }
+    let limit = query.line.map_or(Some(query.limit), |_| None);
+    match (raw::read(source, fields, limit.map(NonZeroUsize::get))?, limit) {
+        (Some(found), _) => Ok(found),
+        (None, Some(limit)) => newest(source, fields, query, limit),
+        (None, None) => Err(QueryError::TooLarge { limit: MAX_VALUES }),
+    }
+}
+
+/// The newest points of each series, where there are too many of them all.
+fn newest(
+    source: &Source<'_>,
+    fields: &[usize],
+    query: &PointsQuery,
+    limit: NonZeroUsize,
+) -> Result<Vec<PointSeries>, QueryError> {
     let names: Vec<_> = fields.iter().map(|index| &source.fields[*index]).collect();
     let values: Vec<String> = names.iter().map(|(name, kind)| value::expression(&ident(name), *kind)).collect();
     let series = source.series_list();
     let rows = source.rows(source.selection.from_ms, source.selection.to_ms);
-    let limit = match query.line {
-        Some(_) => String::new(),
-        None => {
-            // One point more than wanted tells that there are more.
-            let within =
-                names.iter().map(|(name, _)| format!("count({}) OVER _newest <= {} + 1", ident(name), query.limit));
-            let within: Vec<String> = within.collect();
-            format!(
-                "WINDOW _newest AS (PARTITION BY {series} ORDER BY ts DESC ROWS UNBOUNDED PRECEDING) QUALIFY {}",
-                within.join(" OR ")
-            )
-        }
-    };
-    let sql = format!("SELECT {series}, epoch_ms(ts), {} FROM {rows} {limit} ORDER BY {series}, ts", values.join(", "));
+    // One point more than wanted tells that there are more.
+    let within = names.iter().map(|(name, _)| format!("count({}) OVER _newest <= {limit} + 1", ident(name)));
+    let within: Vec<String> = within.collect();
+    let sql = format!(
+        "SELECT {series}, epoch_ms(ts), {} FROM {rows}
+         WINDOW _newest AS (PARTITION BY {series} ORDER BY ts DESC ROWS UNBOUNDED PRECEDING) QUALIFY {} ORDER BY {series}, ts",
+        values.join(", "),
+        within.join(" OR ")
+    );
     let columns = names.iter().map(|(name, kind)| Column { field: name.clone(), kind: *kind, shape: Shape::Value });
     collect(source, &sql, columns.collect(), query, &mut |_, _| None)
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use duckdb::{Row, types::ValueRef};
+use duckdb::{
+    Row,
+    arrow::array::{Array, StringArray},
+    types::ValueRef,
+};
 use plimsoll_nats::Name;
 
 use crate::{LakeError, error::Context};
@@ -74,4 +78,9 @@ pub(super) fn text<'r>(row: &'r Row<'_>, index: usize) -> Result<Option<&'r str>
         ValueRef::Null => Ok(None),
         value => value.as_str().map(Some).map_err(duckdb::Error::from).context("read a text"),
     }
+}
+
+/// A text of a column; none where it is null.
+pub(super) fn text_at(column: &StringArray, row: usize) -> Option<&str> {
+    column.is_valid(row).then(|| column.value(row))
 }

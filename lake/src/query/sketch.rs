@@ -14,13 +14,18 @@ use duckdb::arrow::{
     error::ArrowError,
 };
 
-use super::{QueryError, points::MAX_VALUES, series::Series, source::Source, tiers::TierPart};
-use crate::{LakeError, error::Context, rollup::Sketch, sql::ident};
+use super::{
+    QueryError,
+    cells::Keys,
+    points::MAX_VALUES,
+    series::{Series, text_at},
+    source::Source,
+    tiers::TierPart,
+};
+use crate::{LakeError, error::Context, rollup::Sketch};
 
 /// Quantiles by series and bucket start, in the order in which they were asked for.
 pub(super) type Quantiles = HashMap<(Series, i64), Vec<f64>>;
-/// The values of a group's keys.
-type Keys = Vec<Option<String>>;
 
 /// Most rows whose sketches DuckDB holds at once; one takes some hundred bytes.
 const ROWS_AT_ONCE: i64 = 2_000_000;
@@ -33,8 +38,7 @@ pub(super) fn read(
     step_ms: Option<i64>,
     quantiles: &[f64],
 ) -> Result<Quantiles, QueryError> {
-    let keys: Vec<String> =
-        std::iter::once("host".to_owned()).chain(source.tags.iter().map(|tag| ident(tag))).collect();
+    let keys = source.series_keys();
     let mut found = Quantiles::new();
     each(source, parts, index, &keys, step_ms, quantiles, &mut |keys, bucket, values| {
         let mut keys = keys.iter().cloned();
@@ -140,10 +144,10 @@ impl Groups {
         let numbers = of_keys.values().as_primitive::<Int32Type>();
         let counts = of_counts.values().as_primitive::<Int64Type>();
         for row in 0..batch.num_rows() {
-            let is_same = keys.iter().zip(&self.keys).all(|(column, key)| text(column, row) == key.as_deref());
+            let is_same = keys.iter().zip(&self.keys).all(|(column, key)| text_at(column, row) == key.as_deref());
             if !is_same {
                 self.finish(quantiles, take)?;
-                self.keys = keys.iter().map(|column| text(column, row).map(str::to_owned)).collect();
+                self.keys = keys.iter().map(|column| text_at(column, row).map(str::to_owned)).collect();
             }
             if of_keys.is_null(row) || of_counts.is_null(row) {
                 continue;
@@ -168,11 +172,6 @@ impl Groups {
         }
         Ok(())
     }
-}
-
-/// A text of a column; none where it is null.
-fn text(column: &StringArray, row: usize) -> Option<&str> {
-    column.is_valid(row).then(|| column.value(row))
 }
 
 /// The start of a row's bucket in Unix ms; 0 where the whole interval is one.

@@ -112,8 +112,8 @@ impl<'c> Snapshot<'c> {
         }
         let fields = fields(measurement, table, wanted)?;
         let names: Vec<Name> = fields.iter().map(|(name, _)| name.clone()).collect();
-        let in_tail = !admitted.is_empty();
-        if in_tail {
+        let rows_of_tail = admitted.iter().map(|batch| batch.rows()).sum();
+        if rows_of_tail > 0 {
             arrow::stage(self.connection, STAGING, measurement, &table.with_fields(&names), &admitted)?;
         }
         Ok(Source {
@@ -122,7 +122,7 @@ impl<'c> Snapshot<'c> {
             tags: table.tags().cloned().collect(),
             fields,
             stored: stored.cloned(),
-            in_tail,
+            rows_of_tail,
             complete: added.complete && self.lake_reached(),
             facts: Arc::clone(&self.facts),
             files: self.files(measurement)?,
@@ -164,8 +164,8 @@ pub(super) struct Source<'c> {
     pub(super) complete: bool,
     /// The table in the lake.
     stored: Option<TableSchema>,
-    /// Whether the tail has rows of the selection's hosts, of whatever time.
-    in_tail: bool,
+    /// How many rows the tail has of the selection's hosts, of whatever time.
+    rows_of_tail: usize,
     facts: Arc<Facts>,
     files: Arc<Tables>,
 }
@@ -176,9 +176,14 @@ impl Source<'_> {
         self.facts.extent(&self.selection.measurement)
     }
 
-    /// The quoted names of what tells series apart, joined by commas.
+    /// The quoted names of what tells series apart.
+    pub(super) fn series_keys(&self) -> Vec<String> {
+        std::iter::once("host".to_owned()).chain(self.tags.iter().map(|tag| ident(tag))).collect()
+    }
+
+    /// The same, joined by commas.
     pub(super) fn series_list(&self) -> String {
-        std::iter::once("host".to_owned()).chain(self.tags.iter().map(|tag| ident(tag))).collect::<Vec<_>>().join(", ")
+        self.series_keys().join(", ")
     }
 
     /// A subquery of the selection's rows in `[from, to)` as they were sampled, with `ts`, `host`, tags and fields.
@@ -249,22 +254,24 @@ impl Source<'_> {
         parts.iter().map(rows).sum()
     }
 
+    /// At most so many rows are read for these parts, those of all hosts together; none where the catalog does not say it.
+    pub(super) fn rows_at_most(&self, parts: &[TierPart]) -> Option<i64> {
+        let rows = |(part, after): (TierPart, Option<i64>)| {
+            let wanted = Wanted { from_ms: part.from_ms, to_ms: part.to_ms, after };
+            self.files.get(&part.tier).map(|files| files.rows(&wanted))
+        };
+        let of_tables: Option<i64> = self.reads(parts).into_iter().map(rows).sum();
+        of_tables.map(|rows| rows.saturating_add(i64::try_from(self.rows_of_tail).unwrap_or(i64::MAX)))
+    }
+
     /// A subquery of all rows that tell of these parts, each sample once: the tiers', what they do not contain yet, and the tail's.
     fn union(&self, parts: &[TierPart], of_row: &Columns<'_>, of_summary: &Columns<'_>) -> String {
-        let (mut branches, measurement) = (Vec::new(), &self.selection.measurement);
-        let contained = |tier| self.facts.contained(measurement, tier);
-        for part in parts.iter().filter(|part| part.tier != Tier::Raw) {
-            self.read(part, None, of_summary, &mut branches);
-            if let (Tier::Hour, Some(snapshot)) = (part.tier, contained(Tier::Hour)) {
-                self.read(&TierPart { tier: Tier::Minute, ..*part }, Some(snapshot), of_summary, &mut branches);
-            }
-        }
-        for stretch in stretches(parts) {
-            let after = (stretch.tier != Tier::Raw).then(|| contained(Tier::Minute)).flatten();
-            self.read(&TierPart { tier: Tier::Raw, ..stretch }, after, of_row, &mut branches);
+        let mut branches = Vec::new();
+        for (part, after) in self.reads(parts) {
+            self.read(&part, after, if part.tier == Tier::Raw { of_row } else { of_summary }, &mut branches);
         }
         let (from_ms, to_ms) = (parts.first().map_or(0, |part| part.from_ms), parts.last().and_then(|part| part.to_ms));
-        if self.in_tail {
+        if self.rows_of_tail > 0 {
             let from = format!("temp.{} WHERE {}", ident(STAGING), self.selection.condition(from_ms, to_ms));
             branches.push(self.branch(&|_| true, of_row, &from));
         }
@@ -276,13 +283,29 @@ impl Source<'_> {
         format!("({})", branches.join(" UNION ALL "))
     }
 
+    /// What is read of the tiers' tables for these parts: of which time, and only rows of later snapshots than which.
+    fn reads(&self, parts: &[TierPart]) -> Vec<(TierPart, Option<i64>)> {
+        let contained = |tier| self.facts.contained(&self.selection.measurement, tier);
+        let mut reads = Vec::new();
+        for part in parts.iter().filter(|part| part.tier != Tier::Raw) {
+            reads.push((*part, None));
+            if let (Tier::Hour, Some(snapshot)) = (part.tier, contained(Tier::Hour)) {
+                reads.push((TierPart { tier: Tier::Minute, ..*part }, Some(snapshot)));
+            }
+        }
+        for stretch in stretches(parts) {
+            let after = (stretch.tier != Tier::Raw).then(|| contained(Tier::Minute)).flatten();
+            reads.push((TierPart { tier: Tier::Raw, ..stretch }, after));
+        }
+        // A table made before the measurement had a tag knows no series of it.
+        let has_tags = |tier| self.selection.tags.keys().all(|tag| self.has(tier, tag));
+        reads.retain(|(part, _)| (part.tier != Tier::Raw || self.stored.is_some()) && has_tags(part.tier));
+        reads
+    }
+
     /// Adds the rows of a part in the table of its tier, or only those of later snapshots than `after`.
     fn read(&self, part: &TierPart, after: Option<i64>, columns: &Columns<'_>, branches: &mut Vec<String>) {
         let known = |name: &Name| self.has(part.tier, name);
-        if (part.tier == Tier::Raw && self.stored.is_none()) || !self.selection.tags.keys().all(known) {
-            // A table made before the measurement had a tag knows no series of it.
-            return;
-        }
         let wanted = Wanted { from_ms: part.from_ms, to_ms: part.to_ms, after };
         for Piece { table, within_time, later } in self.tables(part.tier, &wanted) {
             let condition = match within_time {
@@ -333,8 +356,8 @@ impl Source<'_> {
 
     /// Whether lake or tail hold any row of the hosts, whatever its time; where that is asked of one host.
     pub(super) fn host_known(&self) -> Result<bool, QueryError> {
-        if self.in_tail || self.stored.is_none() {
-            return Ok(self.in_tail);
+        if self.rows_of_tail > 0 || self.stored.is_none() {
+            return Ok(self.rows_of_tail > 0);
         }
         let condition = self.selection.hosts.condition().unwrap_or_else(|| "true".to_owned());
         let measurement = &self.selection.measurement;
