@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for (what, host) in [("one host's cpu", Some(&host)), ("all hosts' cpu", None)] {
             let started = Instant::now();
             let found = tail.select(&Positions::none(), host, Some(&measurement)).map_err(|_| "stale")?;
-            println!("{what}: {} messages in {:?}", found.batches.len(), started.elapsed());
+            println!("{what}: {} messages in {:?}", found.batches().len(), started.elapsed());
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use duckdb::{
     Connection,
     arrow::{
         array::{
-            ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
+            Array, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
             TimestampMillisecondBuilder,
         },
         datatypes::{DataType, Field, Schema, TimeUnit},
@@ -21,26 +21,36 @@ use plimsoll_nats::{Batch, Column, Name, batch::FieldType};
 use crate::{
     LakeError,
     error::Context,
-    schema::{Role, TableSchema, sql_type},
+    schema::{ColumnSchema, Role, TableSchema, sql_type},
     sql::ident,
 };
 
 /// Rows of one measurement in the order of the batches, with every column of its table.
-fn record_batch(table: &TableSchema, batches: &[&Batch]) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn record_batch(table: &TableSchema, batches: &[&Batch]) -> Result<RecordBatch, ArrowError> {
+    let array = |(name, column): (&Name, ColumnSchema)| match (column.role, column.column_type) {
+        (Role::Tag, _) => tags(name, batches),
+        (Role::Field, FieldType::Float) => floats(name, batches),
+        (Role::Field, FieldType::Integer) => integers(name, batches),
+        (Role::Field, FieldType::Bool) => bools(name, batches),
+        (Role::Field, FieldType::Text) => texts(name, batches),
+    };
+    columns(table, times(batches), hosts(batches), table.columns().map(array))
+}
+
+/// Times, hosts and the columns of a table as one.
+pub(crate) fn columns(
+    table: &TableSchema,
+    times: ArrayRef,
+    hosts: ArrayRef,
+    others: impl Iterator<Item = ArrayRef>,
+) -> Result<RecordBatch, ArrowError> {
     let mut fields = vec![
         Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, None), false),
         Field::new("host", DataType::Utf8, false),
     ];
-    let mut arrays: Vec<ArrayRef> = vec![times(batches), hosts(batches)];
-    for (name, column) in table.columns() {
-        let (data_type, array): (_, ArrayRef) = match (column.role, column.column_type) {
-            (Role::Tag, _) => (DataType::Utf8, tags(name, batches)),
-            (Role::Field, FieldType::Float) => (DataType::Float64, floats(name, batches)),
-            (Role::Field, FieldType::Integer) => (DataType::Int64, integers(name, batches)),
-            (Role::Field, FieldType::Bool) => (DataType::Boolean, bools(name, batches)),
-            (Role::Field, FieldType::Text) => (DataType::Utf8, texts(name, batches)),
-        };
-        fields.push(Field::new(&**name, data_type, true));
+    let mut arrays = vec![times, hosts];
+    for ((name, _), array) in table.columns().zip(others) {
+        fields.push(Field::new(&**name, array.data_type().clone(), true));
         arrays.push(array);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
@@ -128,15 +138,25 @@ pub(crate) fn stage(
     table: &TableSchema,
     batches: &[&Batch],
 ) -> Result<(), LakeError> {
+    stage_rows(connection, staging, measurement, table, || record_batch(table, batches))
+}
+
+/// The same of rows that are columns already.
+pub(crate) fn stage_rows(
+    connection: &Connection,
+    staging: &str,
+    measurement: &Name,
+    table: &TableSchema,
+    rows: impl FnOnce() -> Result<RecordBatch, ArrowError>,
+) -> Result<(), LakeError> {
     let columns = table.columns().map(|(name, column)| format!(", {} {}", ident(name), sql_type(column.column_type)));
     let columns: String = columns.collect();
     let create = format!("CREATE OR REPLACE TEMP TABLE {} (ts TIMESTAMP_MS, host VARCHAR{columns})", ident(staging));
     connection.execute_batch(&create).context("create a staging table")?;
-    if batches.is_empty() {
+    let rows = rows().map_err(|source| LakeError::Columns { table: measurement.to_string(), source })?;
+    if rows.num_rows() == 0 {
         return Ok(());
     }
-    let rows =
-        record_batch(table, batches).map_err(|source| LakeError::Columns { table: measurement.to_string(), source })?;
     let mut appender =
         connection.appender_to_catalog_and_db(staging, "temp", "main").context("open the staging table")?;
     appender.append_record_batch(rows).context("stage rows")?;

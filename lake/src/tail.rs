@@ -5,6 +5,7 @@
 //! forgotten, and says so when a snapshot is older than that.
 
 mod packed;
+mod selection;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -13,7 +14,12 @@ use std::{
 
 use plimsoll_nats::{Batch, HostId, Incarnation, Name, PartitionId, Position, Sequence};
 
-use self::packed::{Names, Packed};
+pub use self::selection::TailSelection;
+pub(crate) use self::selection::{Run, record_batch};
+use self::{
+    packed::{Names, Packed},
+    selection::TailSeries,
+};
 use crate::Positions;
 
 /// Rows newer than the lake's positions. Shared between the task that fills it and the queries that read it.
@@ -52,15 +58,6 @@ struct TailMessage {
     /// Of its own, and of what it has in common with those before it, unless one after it has that too.
     bytes: usize,
     rows: Arc<Packed>,
-}
-
-/// What the tail adds to a snapshot of the lake.
-#[derive(Debug, Default)]
-pub struct TailSelection {
-    /// Batches that the snapshot does not contain, in the order of the stream, those of all partitions together.
-    pub batches: Vec<Arc<Batch>>,
-    /// Whether nothing between snapshot and stream is missing.
-    pub complete: bool,
 }
 
 /// The snapshot is older than what the tail still holds: take a new snapshot.
@@ -129,20 +126,6 @@ impl Tail {
         host: Option<&HostId>,
         measurement: Option<&Name>,
     ) -> Result<TailSelection, StaleSnapshot> {
-        let (mut found, complete) = self.find(positions, host, measurement)?;
-        found.sort_by_key(|(_, message)| message.sequence);
-        let unpack =
-            |((host, measurement), message): (_, TailMessage)| Arc::new(message.rows.unpack(&host, &measurement));
-        Ok(TailSelection { batches: found.into_iter().map(unpack).collect(), complete })
-    }
-
-    /// The messages of a selection with their series, and whether nothing is missing.
-    fn find(
-        &self,
-        positions: &Positions,
-        host: Option<&HostId>,
-        measurement: Option<&Name>,
-    ) -> Result<(Vec<(SeriesKey, TailMessage)>, bool), StaleSnapshot> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let (mut found, mut complete) = (Vec::new(), true);
         for (partition, tail) in &state.partitions {
@@ -152,8 +135,10 @@ impl Tail {
             } else if contained < tail.forgotten {
                 return Err(StaleSnapshot);
             }
-            let mut take = |key: &SeriesKey, messages| {
-                found.extend(after(messages, contained).map(|message| (key.clone(), message.clone())));
+            let mut take = |(host, measurement): &SeriesKey, messages| {
+                let after = after(messages, contained).map(|message| (message.sequence, Arc::clone(&message.rows)));
+                let (host, measurement, messages) = (host.clone(), measurement.clone(), after.collect());
+                found.push(TailSeries { host, measurement, messages });
             };
             match (host, measurement) {
                 (Some(host), Some(measurement)) => {
@@ -169,7 +154,8 @@ impl Tail {
                     .for_each(|(key, messages)| take(key, messages)),
             }
         }
-        Ok((found, complete))
+        found.retain(|series| !series.messages.is_empty());
+        Ok(TailSelection::new(found, complete))
     }
 
     /// Bytes held, roughly, and messages dropped for want of memory so far.
@@ -282,7 +268,7 @@ mod tests {
     }
 
     fn times(selection: &TailSelection) -> Vec<i64> {
-        selection.batches.iter().flat_map(|batch| batch.times.clone()).collect()
+        selection.batches().iter().flat_map(|batch| batch.times.clone()).collect()
     }
 
     #[test]

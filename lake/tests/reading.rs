@@ -87,7 +87,14 @@ impl World {
         let fixture = Fixture::new();
         // Not only in the catalog: small commits make files too.
         fixture.execute("CALL lake.set_option('data_inlining_row_limit', 3)");
-        Self { fixture, random: Random(seed), asked: Random(seed), samples: Vec::new(), pending: Vec::new(), gone: (0, 0) }
+        Self {
+            fixture,
+            random: Random(seed),
+            asked: Random(seed),
+            samples: Vec::new(),
+            pending: Vec::new(),
+            gone: (0, 0),
+        }
     }
 
     fn arrive(&mut self) {
@@ -302,8 +309,7 @@ impl World {
         if selection.from_ms < self.gone.0 {
             return;
         }
-        let limit =
-            if self.asked.below(2) == 0 { 1_000_000 } else { 1 + self.asked.below(20).unsigned_abs() as usize };
+        let limit = if self.asked.below(2) == 0 { 1_000_000 } else { 1 + self.asked.below(20).unsigned_abs() as usize };
         let fields = Some(vec![name("ticks_total"), name("usage_percent")]);
         let tier = TierChoice::Only(Tier::Raw);
         let query = PointsQuery { fields, tier, ..PointsQuery::new(NonZeroUsize::new(limit).expect("not 0")) };

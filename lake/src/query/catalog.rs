@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use plimsoll_nats::{Name, batch::FieldType};
 use serde::Serialize;
 
-use super::{
-    QueryError,
-    source::{Snapshot, admit},
-};
+use super::{QueryError, source::Snapshot};
 use crate::{Tail, status::table_sizes};
 
 /// A measurement that lake or tail hold.
@@ -31,8 +28,8 @@ pub(super) fn read(snapshot: &Snapshot<'_>, tail: &Tail) -> Result<(bool, Vec<St
     let mut schema = snapshot.facts.schema.clone();
     let sizes = table_sizes(snapshot.connection)?;
     let mut rows: BTreeMap<String, u64> = sizes.into_iter().map(|(table, size)| (table, size.rows)).collect();
-    for batch in admit(&mut schema, &added.batches) {
-        *rows.entry(batch.measurement.to_string()).or_default() += batch.rows() as u64;
+    for run in added.admitted(&mut schema) {
+        *rows.entry(run.measurement().to_string()).or_default() += run.rows() as u64;
     }
     let stored = schema.tables().map(|(name, table)| StoredMeasurement {
         name: name.clone(),

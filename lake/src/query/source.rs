@@ -3,7 +3,7 @@
 use std::{cell::Cell, sync::Arc};
 
 use duckdb::Connection;
-use plimsoll_nats::{Batch, Name, batch::FieldType};
+use plimsoll_nats::{Name, batch::FieldType};
 
 use super::{
     Attachment, QueryError, Selection,
@@ -15,8 +15,9 @@ use crate::{
     Tail, Tier, arrow,
     error::Context,
     rollup::{SUMMARY_TYPE, key_sql, part_sql},
-    schema::{LakeSchema, TableSchema, sql_type},
+    schema::{TableSchema, sql_type},
     sql::{ident, literal},
+    tail::{self, Run},
 };
 
 /// The name of the tail's rows in a query's transaction.
@@ -95,14 +96,14 @@ impl<'c> Snapshot<'c> {
         let mut schema = self.facts.schema.of(measurement);
         let single = selection.hosts.single();
         let mut added = tail.select(&self.facts.positions, single, Some(measurement))?;
-        let mut admitted = admit(&mut schema, &added.batches);
+        let mut admitted = added.admitted(&mut schema);
         if single.is_some() && (stored.is_none() || schema.table(measurement) != stored) {
             // What another host has sent earlier may have fixed the new columns' types.
             added = tail.select(&self.facts.positions, None, Some(measurement))?;
             schema = self.facts.schema.of(measurement);
-            admitted = admit(&mut schema, &added.batches);
+            admitted = added.admitted(&mut schema);
         }
-        admitted.retain(|batch| selection.hosts.contain(&batch.host));
+        admitted.retain(|run| selection.hosts.contain(run.host()));
         let Some(table) = schema.table(measurement) else {
             return Err(QueryError::UnknownMeasurement { measurement: measurement.clone() });
         };
@@ -112,9 +113,11 @@ impl<'c> Snapshot<'c> {
         }
         let fields = fields(measurement, table, wanted)?;
         let names: Vec<Name> = fields.iter().map(|(name, _)| name.clone()).collect();
-        let rows_of_tail = admitted.iter().map(|batch| batch.rows()).sum();
+        let rows_of_tail = admitted.iter().map(Run::rows).sum();
         if rows_of_tail > 0 {
-            arrow::stage(self.connection, STAGING, measurement, &table.with_fields(&names), &admitted)?;
+            let table = table.with_fields(&names);
+            let rows = || tail::record_batch(&table, &admitted);
+            arrow::stage_rows(self.connection, STAGING, measurement, &table, rows)?;
         }
         Ok(Source {
             connection: self.connection,
@@ -128,11 +131,6 @@ impl<'c> Snapshot<'c> {
             files: self.files(measurement)?,
         })
     }
-}
-
-/// Takes the batches that fit into the schema, in order, as a commit would; the others will never be in the lake.
-pub(super) fn admit<'b>(schema: &mut LakeSchema, batches: &'b [Arc<Batch>]) -> Vec<&'b Batch> {
-    batches.iter().map(|batch| &**batch).filter(|batch| schema.admit(batch).is_ok()).collect()
 }
 
 /// The fields asked for with their types, in order; all where `wanted` is none. Fails on one that does not exist.

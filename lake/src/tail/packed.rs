@@ -8,6 +8,8 @@ use std::{collections::HashSet, sync::Arc};
 use plimsoll_nats::{Batch, Column, HostId, Name, batch::FieldType};
 use ulid::Ulid;
 
+use crate::schema::Role;
+
 /// Memory of a message beside its values, in bytes and roughly: its own, and what the allocator adds.
 const MESSAGE_BYTES: usize = 200;
 /// The same of a column, and of a text beside its own bytes.
@@ -22,6 +24,17 @@ pub(super) struct Shape {
     epoch: Ulid,
     tags: Vec<(Name, Vec<String>)>,
     fields: Vec<(Name, FieldType)>,
+}
+
+/// Where the values of a column are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'s> {
+    /// A tag's values: the same ones in each message.
+    Tag(&'s [String]),
+    /// So many columns of numbers or bools come before it.
+    Number(usize, FieldType),
+    /// So many columns of text come before it.
+    Text(usize),
 }
 
 /// The rows of a message.
@@ -68,7 +81,29 @@ impl Shape {
                 .fields
                 .iter()
                 .zip(&batch.fields)
-                .all(|(own, (name, column))| *own == (name.clone(), column.field_type()))
+                .all(|(own, (name, column))| own.0 == *name && own.1 == column.field_type())
+    }
+
+    /// The tags and fields with their types, as a batch has them.
+    pub(super) fn columns(&self) -> impl Iterator<Item = (&Name, Role, FieldType)> {
+        let tags = self.tags.iter().map(|(name, _)| (name, Role::Tag, FieldType::Text));
+        tags.chain(self.fields.iter().map(|(name, field_type)| (name, Role::Field, *field_type)))
+    }
+
+    /// Where the column of that name is; none where there is none.
+    pub(super) fn place(&self, name: &Name) -> Option<Place<'_>> {
+        if let Some((_, values)) = self.tags.iter().find(|(tag, _)| tag == name) {
+            return Some(Place::Tag(values));
+        }
+        let (before, field_type) = {
+            let place = self.fields.iter().position(|(field, _)| field == name)?;
+            (&self.fields[..place], self.fields[place].1)
+        };
+        let texts = before.iter().filter(|(_, field_type)| *field_type == FieldType::Text).count();
+        Some(match field_type {
+            FieldType::Text => Place::Text(texts),
+            field_type => Place::Number(before.len() - texts, field_type),
+        })
     }
 
     fn of(batch: &Batch, names: &mut Names) -> Self {
@@ -124,38 +159,60 @@ impl Packed {
         self.shape.weight()
     }
 
+    /// What it may have in common with others.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The time of each row.
+    pub(super) fn times(&self) -> impl Iterator<Item = i64> {
+        (0..self.rows).map(|row| self.times[row.min(self.times.len() - 1)])
+    }
+
+    /// The bits of a column's values, of the one before which stand so many columns that are no text.
+    pub(super) fn numbers(&self, place: usize) -> impl Iterator<Item = Option<u64>> {
+        let first = place * self.rows;
+        (first..first + self.rows).map(|place| (!self.is_nil(place)).then(|| self.values[place]))
+    }
+
+    /// The texts of a column, of the one before which stand so many columns of text.
+    pub(super) fn texts(&self, place: usize) -> impl Iterator<Item = Option<&str>> {
+        self.texts[place * self.rows..][..self.rows].iter().map(Option::as_deref)
+    }
+
     /// The batch that was packed.
     pub(super) fn unpack(&self, host: &HostId, measurement: &Name) -> Batch {
-        let mut texts = self.texts.iter();
-        let mut first = 0;
+        let (mut numbers, mut texts) = (0, 0);
         let fields = self.shape.fields.iter().map(|(name, field_type)| {
-            let column = if *field_type == FieldType::Text {
-                Column::Text(texts.by_ref().take(self.rows).map(|text| text.as_deref().map(str::to_owned)).collect())
-            } else {
-                first += self.rows;
-                self.column(*field_type, first - self.rows)
-            };
-            (name.clone(), column)
+            let is_text = *field_type == FieldType::Text;
+            let place = if is_text { &mut texts } else { &mut numbers };
+            *place += 1;
+            (name.clone(), self.column(*field_type, *place - 1))
         });
         Batch {
             host: host.clone(),
             measurement: measurement.clone(),
             epoch: self.shape.epoch,
             seq: self.seq,
-            times: (0..self.rows).map(|row| self.times[row.min(self.times.len() - 1)]).collect(),
+            times: self.times().collect(),
             fields: fields.collect(),
             tags: self.shape.tags.iter().cloned().collect(),
         }
     }
 
-    /// The column whose values begin at a place.
-    fn column(&self, field_type: FieldType, first: usize) -> Column {
-        let cells = (first..first + self.rows).map(|place| (!self.is_nil(place)).then(|| self.values[place]));
+    /// The column before which stand so many of its kind.
+    fn column(&self, field_type: FieldType, place: usize) -> Column {
+        let cells = || self.numbers(place);
         match field_type {
-            FieldType::Float => Column::Float(cells.map(|cell| cell.map(f64::from_bits)).collect()),
-            FieldType::Integer => Column::Integer(cells.map(|cell| cell.map(u64::cast_signed)).collect()),
-            FieldType::Bool => Column::Bool(cells.map(|cell| cell.map(|bit| bit != 0)).collect()),
-            FieldType::Text => unreachable!("texts are held apart"),
+            FieldType::Float => Column::Float(cells().map(|cell| cell.map(f64::from_bits)).collect()),
+            FieldType::Integer => Column::Integer(cells().map(|cell| cell.map(u64::cast_signed)).collect()),
+            FieldType::Bool => Column::Bool(cells().map(|cell| cell.map(|bit| bit != 0)).collect()),
+            FieldType::Text => Column::Text(self.texts(place).map(|text| text.map(str::to_owned)).collect()),
         }
     }
 
@@ -195,7 +252,7 @@ impl Cells {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
@@ -204,7 +261,7 @@ mod tests {
         Name::parse(text).expect("name")
     }
 
-    fn batches() -> impl Strategy<Value = Batch> {
+    pub(in crate::tail) fn batches() -> impl Strategy<Value = Batch> {
         (1_usize..70).prop_flat_map(|rows| {
             let column = prop_oneof![
                 vec(option::of(any::<f64>().prop_filter("finite", |value| value.is_finite())), rows)
