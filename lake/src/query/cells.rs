@@ -316,12 +316,11 @@ mod tests {
 
     fn rows() -> impl Strategy<Value = Vec<Row>> {
         let row = ((0..3_u8, prop::option::of(0..2_u8)), 0..40_i64, prop::option::of(-5..5_i8), 1..4_i64);
-        let sorted = prop::collection::vec(row, 0..60).prop_flat_map(|mut rows| {
+        prop::collection::vec(row, 0..60).prop_flat_map(|mut rows| {
             let unsorted = rows.clone();
             rows.sort();
             prop_oneof![Just(rows), Just(unsorted)]
-        });
-        sorted
+        })
     }
 
     /// Stands for DuckDB's.
