@@ -434,6 +434,36 @@ async fn each_sample_counts_once_wherever_it_is() {
     }
 }
 
+#[tokio::test]
+async fn the_newest_points_are_given_of_more_than_an_answer_may_have() {
+    const ROWS: i64 = 1_050_000;
+    let mut fixture = Fixture::new();
+    let sample = Sample { host: "web-1".to_owned(), core: "0".to_owned(), time: BASE, usage: Some(0.5), ticks: 7 };
+    let message = fixture.arrive(batch(&[sample]));
+    fixture.commit(vec![message]);
+    fixture.execute(&format!(
+        "INSERT INTO lake.main.load BY NAME SELECT epoch_ms({BASE} + 1 + r)::TIMESTAMP_MS AS ts, 'web-1' AS host, '0' AS core,
+           r::DOUBLE AS usage_percent, r AS ticks_total FROM range({ROWS}) x(r)"
+    ));
+    let query = |limit: usize| PointsQuery {
+        tier: TierChoice::Only(Tier::Raw),
+        ..PointsQuery::new(NonZeroUsize::new(limit).expect("not 0"))
+    };
+    let (reader, tail) = (&fixture.reader, &fixture.tail);
+    let answer = reader.points(tail, all_of("web-1", "load"), query(3)).await.expect("answers");
+    for series in &answer.rows {
+        let Points::Values(points) = &series.points else { panic!("values") };
+        let times: Vec<i64> = points.iter().map(|(time, _)| *time - BASE).collect();
+        let numbers: Vec<f64> = points.iter().filter_map(|(_, value)| value.number()).collect();
+        assert_eq!((times, series.truncated), (vec![ROWS - 2, ROWS - 1, ROWS], true));
+        assert_eq!(numbers, [ROWS - 3, ROWS - 2, ROWS - 1].map(|number| number as f64));
+    }
+    assert_eq!(answer.rows.len(), 2);
+    let line = PointsQuery { line: NonZeroUsize::new(100), ..query(3) };
+    let refused = reader.points(tail, all_of("web-1", "load"), line).await.expect_err("too many");
+    assert!(matches!(refused, QueryError::TooLarge { .. }), "{refused}");
+}
+
 /// How many ticks there are, by the coarsest tier and what it does not contain yet.
 async fn count(reader: &LakeReader, tail: &Arc<Tail>) -> usize {
     let selection = Selection { hosts: Hosts::All, ..all_of("web-0", "load") };

@@ -53,7 +53,9 @@ pub(super) fn each(
     combine: Combine,
     take: &mut Take<'_>,
 ) -> Result<bool, QueryError> {
-    let Some(slices) = source.rows_at_most(parts).map(|rows| rows / ROWS_AT_ONCE + 1) else { return Ok(false) };
+    let Some(rows) = source.rows_at_most(parts) else { return Ok(false) };
+    let slices = rows / ROWS_AT_ONCE + 1;
+    let rows_of_slice = usize::try_from(rows.min(ROWS_AT_ONCE)).unwrap_or(0);
     if slices > MAX_SLICES || keys.is_empty() {
         return Ok(false);
     }
@@ -74,7 +76,7 @@ pub(super) fn each(
         let of_slice = if slices > 1 { format!("WHERE hash({list}) % {slices} = {slice}") } else { String::new() };
         let sql = format!("SELECT {list}, epoch_ms(ts), {columns} FROM {partials} {of_slice}");
         let mut statement = source.connection.prepare(&sql).context("prepare aggregates")?;
-        let mut groups = Groups::new(keys.len(), step_ms, combine);
+        let mut groups = Groups::new(keys.len(), step_ms, combine, rows_of_slice);
         statement.query_arrow([]).context("compute aggregates")?.for_each(|rows| groups.add(&rows));
         groups.finish(&texts, take)?;
     }
@@ -165,9 +167,18 @@ impl Cell {
 struct Groups {
     step_ms: i64,
     combine: Combine,
-    places: HashMap<Vec<u64>, usize>,
-    cells: Vec<Vec<Cell>>,
     keys: usize,
+    /// All cells as they came: in one piece, since memory of many pieces that grow costs more than all else here.
+    cells: Vec<Cell>,
+    /// Which group the cells belong to from which place on.
+    runs: Vec<Run>,
+    places: HashMap<Vec<u64>, usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    group: usize,
+    first: usize,
 }
 
 /// The columns of some rows.
@@ -179,8 +190,9 @@ struct Columns<'a> {
 }
 
 impl Groups {
-    fn new(keys: usize, step_ms: i64, combine: Combine) -> Self {
-        Self { step_ms, combine, places: HashMap::new(), cells: Vec::new(), keys }
+    fn new(keys: usize, step_ms: i64, combine: Combine, rows: usize) -> Self {
+        let (cells, runs, places) = (Vec::with_capacity(rows), Vec::new(), HashMap::new());
+        Self { step_ms, combine, keys, cells, runs, places }
     }
 
     fn add(&mut self, rows: &RecordBatch) {
@@ -203,29 +215,42 @@ impl Groups {
     /// Adds rows of one group.
     fn add_group(&mut self, columns: &Columns<'_>, rows: Range<usize>) {
         let keys = columns.keys.iter().map(|column| column[rows.start]).collect();
-        let place = *self.places.entry(keys).or_insert(self.cells.len());
-        if place == self.cells.len() {
-            self.cells.push(Vec::new());
+        let groups = self.places.len();
+        let group = *self.places.entry(keys).or_insert(groups);
+        if self.runs.last().is_none_or(|run| run.group != group) {
+            self.runs.push(Run { group, first: self.cells.len() });
         }
-        let cells = &mut self.cells[place];
+        let first = self.runs.last().map_or(0, |run| run.first);
         for row in rows.filter(|row| columns.values.is_valid(*row)) {
-            let last = cells.last_mut();
+            let last = self.cells[first..].last_mut();
             let start_ms = start_of(columns.times[row], self.step_ms, last.as_ref().map_or(0, |cell| cell.start_ms));
             let count = columns.counts.map_or(1, |counts| counts[row]);
             let cell = Cell { start_ms, value: columns.values.value(row), count };
             match last {
                 Some(last) if last.start_ms == start_ms => last.add(&cell, self.combine),
-                _ => cells.push(cell),
+                _ => self.cells.push(cell),
             }
         }
     }
 
     fn finish(mut self, texts: &[Texts], take: &mut Take<'_>) -> Result<(), QueryError> {
         let combine = self.combine;
-        for (hashes, place) in self.places {
-            let cells = added_up(std::mem::take(&mut self.cells[place]), combine);
+        let ends = self.runs.iter().skip(1).map(|run| run.first).chain([self.cells.len()]);
+        let mut ranges: Vec<(usize, Range<usize>)> =
+            self.runs.iter().zip(ends).map(|(run, end)| (run.group, run.first..end)).collect();
+        ranges.sort_by_key(|(group, _)| *group);
+        let mut ranges = ranges.chunk_by(|a, b| a.0 == b.0);
+        let mut groups: Vec<(Vec<u64>, usize)> = self.places.drain().collect();
+        groups.sort_by_key(|(_, group)| *group);
+        // Each group has a run, by the first of its rows.
+        for ((hashes, _), ranges) in groups.into_iter().zip(&mut ranges) {
+            let cells = ranges.iter().flat_map(|(_, range)| &self.cells[range.clone()]);
             let point = |cell: &Cell| Some((cell.start_ms, combine.value(cell)?));
-            let points: Points = cells.iter().filter_map(point).collect();
+            let points: Points = if is_in_order(cells.clone()) {
+                cells.filter_map(point).collect()
+            } else {
+                added_up(cells.copied().collect(), combine).iter().filter_map(point).collect()
+            };
             let keys = hashes.iter().zip(texts).map(|(hash, texts)| texts.0.get(hash).cloned().flatten());
             if !points.is_empty() {
                 take(keys.collect(), points)?;
@@ -233,6 +258,11 @@ impl Groups {
         }
         Ok(())
     }
+}
+
+/// Whether the cells are in order, one for each bucket.
+fn is_in_order<'c>(cells: impl Iterator<Item = &'c Cell>) -> bool {
+    cells.is_sorted_by(|a, b| a.start_ms < b.start_ms)
 }
 
 /// The start of a time's bucket, with one division at most: the bucket is likely to be the one before or the next.
@@ -246,9 +276,6 @@ fn start_of(time_ms: i64, step_ms: i64, before_ms: i64) -> i64 {
 
 /// The cells in order, one for each bucket.
 fn added_up(mut cells: Vec<Cell>, combine: Combine) -> Vec<Cell> {
-    if cells.is_sorted_by(|a, b| a.start_ms < b.start_ms) {
-        return cells;
-    }
     cells.sort_by_key(|cell| cell.start_ms);
     cells.dedup_by(|next, cell| {
         let is_same = next.start_ms == cell.start_ms;
@@ -382,7 +409,7 @@ mod tests {
             rows in rows(), split in 0..60_usize, step in 1..20_i64,
             combine in prop::sample::select(vec![Combine::Mean, Combine::Min, Combine::Max, Combine::Count])
         ) {
-            let mut groups = Groups::new(2, step, combine);
+            let mut groups = Groups::new(2, step, combine, 0);
             let (first, second) = rows.split_at(split.min(rows.len()));
             for part in [first, second] {
                 groups.add(&batch(part, combine == Combine::Mean));
