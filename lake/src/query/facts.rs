@@ -16,7 +16,10 @@ use crate::{
     LakeConfig, LakeError, Positions, Tier,
     connection::{LAKE, MEASUREMENTS_SCHEMA},
     error::Context,
-    rollup::removed::{self, Removed},
+    rollup::{
+        marks::{self, Marks},
+        removed::{self, Removed},
+    },
     schema::LakeSchema,
 };
 
@@ -26,8 +29,8 @@ pub(super) struct Facts {
     snapshot: i64,
     pub(super) positions: Positions,
     pub(super) schema: LakeSchema,
-    /// Snapshots up to which rows are rolled up.
-    contained: BTreeMap<(String, Tier), i64>,
+    /// Up to which snapshots rows are rolled up.
+    marks: Marks,
     /// The columns of the rollups' tables, by table.
     columns: BTreeMap<String, BTreeSet<String>>,
     /// Before which times rows of the tiers may be gone.
@@ -109,17 +112,17 @@ impl Facts {
     fn read(connection: &Connection, snapshot: i64) -> Result<Self, LakeError> {
         let (positions, schema) = (Positions::read(connection)?, LakeSchema::read(connection)?);
         let columns = rollup_columns(connection)?;
-        let contained = if columns.contains_key("plimsoll.rollups") { contained(connection)? } else { BTreeMap::new() };
+        let marks = if columns.contains_key("plimsoll.rollups") { marks::stored(connection)? } else { Marks::new() };
         let removed =
             if columns.contains_key("plimsoll.removed") { removed::read(connection)? } else { Removed::new() };
-        Ok(Self { snapshot, positions, schema, contained, columns, removed, files: Mutex::default() })
+        Ok(Self { snapshot, positions, schema, marks, columns, removed, files: Mutex::default() })
     }
 
     /// The snapshot up to which the measurement's rows are contained in a tier; none where it was never rolled up.
     pub(super) fn contained(&self, measurement: &Name, tier: Tier) -> Option<i64> {
         let table = format!("{MEASUREMENTS_SCHEMA}.{measurement}{}", tier.suffix());
         let exists = tier != Tier::Raw && self.columns.contains_key(&table);
-        exists.then(|| self.contained.get(&(measurement.to_string(), tier)).copied()).flatten()
+        exists.then(|| self.marks.get(&(measurement.clone(), tier)).map(|mark| mark.snapshot)).flatten()
     }
 
     /// Whether the table of a tier has a column of that name.
@@ -153,19 +156,4 @@ fn rollup_columns(connection: &Connection) -> Result<BTreeMap<String, BTreeSet<S
         columns.entry(table).or_default().insert(row.get(1).context("read a column's name")?);
     }
     Ok(columns)
-}
-
-fn contained(connection: &Connection) -> Result<BTreeMap<(String, Tier), i64>, LakeError> {
-    let sql = format!("SELECT measurement, tier, snapshot::BIGINT FROM {LAKE}.plimsoll.rollups");
-    let mut statement = connection.prepare_cached(&sql).context("read what is rolled up")?;
-    let mut rows = statement.query([]).context("read what is rolled up")?;
-    let mut contained = BTreeMap::new();
-    while let Some(row) = rows.next().context("read what is rolled up")? {
-        let tier: String = row.get(1).context("read a tier")?;
-        if let Some(tier) = Tier::ALL.into_iter().find(|known| known.label() == tier) {
-            let measurement = row.get(0).context("read a measurement")?;
-            contained.insert((measurement, tier), row.get(2).context("read a snapshot")?);
-        }
-    }
-    Ok(contained)
 }

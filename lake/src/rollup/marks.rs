@@ -29,6 +29,11 @@ pub fn read(connection: &Connection) -> Result<Marks, LakeError> {
     if !has_table(connection, "plimsoll", "rollups")? {
         return Ok(Marks::new());
     }
+    stored(connection)
+}
+
+/// The same where the table is known to exist.
+pub(crate) fn stored(connection: &Connection) -> Result<Marks, LakeError> {
     let sql = format!("SELECT measurement, tier, snapshot, epoch_ms(rolled_at) FROM {LAKE}.plimsoll.rollups");
     let mut statement = connection.prepare(&sql).context("read the rollups' marks")?;
     let rows = statement
