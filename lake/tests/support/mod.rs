@@ -90,7 +90,7 @@ impl Fixture {
         let tag_columns: String = tags.iter().map(|tag| format!(", {tag} VARCHAR")).collect();
         self.execute(&format!(
             "BEGIN;
-             CREATE TABLE IF NOT EXISTS lake.plimsoll.rollups (measurement VARCHAR, tier VARCHAR, snapshot BIGINT);
+             CREATE TABLE IF NOT EXISTS lake.plimsoll.rollups (measurement VARCHAR, tier VARCHAR, snapshot BIGINT, rolled_at TIMESTAMP_MS);
              CREATE TABLE IF NOT EXISTS lake.main.{into} (ts TIMESTAMP_MS, host VARCHAR{tag_columns}{summaries})"
         ));
         let whose = format!("measurement = '{measurement}' AND tier = '{tier_name}'");
@@ -130,7 +130,7 @@ impl Fixture {
         ));
         self.execute(&format!(
             "DELETE FROM lake.plimsoll.rollups WHERE {whose};
-             INSERT INTO lake.plimsoll.rollups VALUES ('{measurement}', '{tier_name}', {snapshot});
+             INSERT INTO lake.plimsoll.rollups VALUES ('{measurement}', '{tier_name}', {snapshot}, NULL);
              COMMIT"
         ));
     }

@@ -196,10 +196,10 @@ fn roll_up_and_remove(writer: &plimsoll_lake::LakeWriter) {
     );
     let sql = format!(
         "BEGIN;
-         CREATE TABLE lake.plimsoll.rollups (measurement VARCHAR, tier VARCHAR, snapshot BIGINT);
+         CREATE TABLE lake.plimsoll.rollups (measurement VARCHAR, tier VARCHAR, snapshot BIGINT, rolled_at TIMESTAMP_MS);
          CREATE TABLE lake.main.cpu_1m (ts TIMESTAMP_MS, host VARCHAR, core VARCHAR, {value} {SUMMARY_TYPE});
          INSERT INTO lake.main.cpu_1m SELECT date_trunc('minute', ts)::TIMESTAMP_MS, host, core, {summary} FROM lake.main.cpu GROUP BY ALL;
-         INSERT INTO lake.plimsoll.rollups VALUES ('cpu', '1m', {snapshot});
+         INSERT INTO lake.plimsoll.rollups VALUES ('cpu', '1m', {snapshot}, NULL);
          DELETE FROM lake.main.cpu;
          CREATE TABLE lake.plimsoll.removed (measurement VARCHAR, tier VARCHAR, before TIMESTAMP_MS);
          INSERT INTO lake.plimsoll.removed VALUES ('cpu', 'raw', TIMESTAMP '2100-01-01');
