@@ -1,6 +1,8 @@
 //! Threads that may block on DuckDB, each with a lake of its own.
 //!
-//! They are not the runtime's: a catalog or store that never answers keeps neither the runtime nor the process from ending.
+//! They are the runtime's, which waits for them at its end, however that comes about, but no longer than for other blocking work: a
+//! catalog or store that never answers keeps no process from ending. One that still worked when the process ends would meet OpenSSL
+//! being torn down under it, which DuckDB's extensions have in them, and end it by SIGSEGV or SIGABRT.
 
 use std::fmt;
 
@@ -57,16 +59,14 @@ impl<L> fmt::Debug for LakeThread<L> {
 }
 
 impl<L: 'static> LakeThread<L> {
-    /// Starts the thread; nothing is opened yet.
+    /// Starts the thread; nothing is opened yet. It is one of the tasks until it has ended.
     pub fn start(open: impl Fn() -> Result<L, LakeError> + Send + 'static, tasks: &TaskTracker) -> Self {
         let (jobs, mut receiver) = mpsc::channel::<Job<L>>(JOBS_CAPACITY);
-        let tracked = tasks.token();
-        std::thread::spawn(move || {
+        tasks.spawn_blocking(move || {
             let mut lake = Reopening { open: Box::new(open), lake: None };
             while let Some(job) = receiver.blocking_recv() {
                 job(&mut lake);
             }
-            drop((lake, tracked));
         });
         Self { jobs }
     }
@@ -88,6 +88,14 @@ impl<L: 'static> LakeThread<L> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
     use plimsoll_lake::{LakeConfig, LakeWriter};
     use tempfile::TempDir;
 
@@ -108,6 +116,30 @@ mod tests {
         let failed = thread.run(|lake| lake.with(|_| Err::<(), _>(LakeError::NotCreated))).await.expect("runs");
         assert!(failed.is_err());
         assert!(!mark().await, "opened anew");
+    }
+
+    #[test]
+    fn the_end_of_the_process_waits_for_a_thread_at_work() {
+        let runtime = tokio::runtime::Runtime::new().expect("starts");
+        let ((begin, begun), is_done) = (oneshot::channel(), Arc::new(AtomicBool::new(false)));
+        let (begin, done) = (Mutex::new(Some(begin)), Arc::clone(&is_done));
+        let slow = move || {
+            begin.lock().expect("no panic").take().expect("opened once").send(()).expect("is waited for");
+            std::thread::sleep(Duration::from_millis(300));
+            done.store(true, Ordering::Relaxed);
+            Err(LakeError::NotCreated)
+        };
+        runtime.block_on(async {
+            let thread = LakeThread::<LakeWriter>::start(slow, &TaskTracker::new());
+            let open = thread.run(|lake| lake.with(|_| Ok(())));
+            // As a service that is told to stop while it opens the lake.
+            tokio::select! {
+                _ = open => panic!("it is still under way"),
+                begun = begun => begun.expect("begins"),
+            }
+        });
+        runtime.shutdown_timeout(Duration::from_secs(60));
+        assert!(is_done.load(Ordering::Relaxed));
     }
 
     #[tokio::test]
