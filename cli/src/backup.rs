@@ -10,7 +10,7 @@ use std::{
 use plimsoll_lake::backup::{self, BackupError, BackupReport, RestoreReport, Step};
 use plimsoll_query_api::times::rfc3339;
 use plimsoll_service::{EXIT_INTERRUPTED, launch, launch::CommonArgs};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -100,7 +100,7 @@ pub fn restore(args: RestoreArgs) -> Result<ExitCode, UsageError> {
 
 type Work = Result<Box<dyn FnOnce() + Send>, BackupCommandError>;
 
-/// Runs blocking work on a thread of its own until its end or a signal; then prints what it says.
+/// Runs blocking work until its end or a signal; then prints what it says.
 fn run(
     is_quiet: bool,
     work: impl FnOnce(&mut dyn FnMut(&Step) -> ControlFlow<()>) -> Work + Send + 'static,
@@ -120,21 +120,18 @@ async fn watched(
     shutdown: CancellationToken,
 ) -> Work {
     let (steps, step) = watch::channel(Step::default());
-    let (reply, mut outcome) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut observe = |step: &Step| {
+    let mut work = tokio::task::spawn_blocking(move || {
+        work(&mut |step: &Step| {
             steps.send_replace(step.clone());
             if shutdown.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        // Fails when nobody waits any more.
-        let _ = reply.send(work(&mut observe));
+        })
     });
     let mut display = Display::new(is_quiet);
     let started = Instant::now();
     let outcome = loop {
         tokio::select! {
             biased;
-            outcome = &mut outcome => break outcome.expect("backups do not panic"),
+            outcome = &mut work => break outcome.expect("backups do not panic"),
             () = tokio::time::sleep(TICK) => display.show(&shown(&step.borrow(), started.elapsed())),
         }
     };
