@@ -148,19 +148,13 @@ impl Maintenance {
 
     fn start(&mut self) -> Run {
         let now = Instant::now();
-        let looks_for_orphans = self.orphans_due <= now;
-        if looks_for_orphans {
-            self.orphans_due = now + ORPHANS;
-        }
+        let looks_for_orphans = is_time(&mut self.orphans_due, ORPHANS, now);
         let keep = Keep {
             snapshots: self.config.keep_snapshots,
             unused_files: self.config.keep_unused_files,
             orphans: looks_for_orphans.then_some(self.config.keep_orphans),
         };
-        let deletes_old_rows = self.retention_due <= now;
-        if deletes_old_rows {
-            self.retention_due = now + RETENTION;
-        }
+        let deletes_old_rows = is_time(&mut self.retention_due, RETENTION, now);
         let cancelled = Arc::new(AtomicBool::new(false));
         let work = Work {
             keep,
@@ -199,6 +193,15 @@ impl Maintenance {
         }
         true
     }
+}
+
+/// Whether something is due that is done so often; then it is due again after that time.
+fn is_time(due: &mut Instant, every: Duration, now: Instant) -> bool {
+    let is_time = *due <= now;
+    if is_time {
+        *due = now + every;
+    }
+    is_time
 }
 
 /// The work of a run.

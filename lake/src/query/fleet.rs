@@ -50,6 +50,16 @@ pub enum GroupKey {
     Tag(Name),
 }
 
+impl GroupKey {
+    /// The quoted name of its column.
+    pub(super) fn column(&self) -> String {
+        match self {
+            Self::Host => "host".to_owned(),
+            Self::Tag(tag) => ident(tag),
+        }
+    }
+}
+
 /// Which groups to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranking {
@@ -159,17 +169,15 @@ struct Question<'s, 'c> {
 impl<'s, 'c> Question<'s, 'c> {
     fn new(source: &'s Source<'c>, query: &'s FleetQuery) -> Result<Self, QueryError> {
         let selection = &source.selection;
-        let mut keys = Vec::new();
         for key in &query.by {
-            keys.push(match key {
-                GroupKey::Host => "host".to_owned(),
-                GroupKey::Tag(tag) if source.tags.contains(tag) => ident(tag),
-                GroupKey::Tag(tag) => {
-                    let (measurement, tag) = (selection.measurement.clone(), tag.clone());
-                    return Err(QueryError::UnknownTag { measurement, tag, known: source.tags.clone() });
-                }
-            });
+            if let GroupKey::Tag(tag) = key
+                && !source.tags.contains(tag)
+            {
+                let (measurement, tag) = (selection.measurement.clone(), tag.clone());
+                return Err(QueryError::UnknownTag { measurement, tag, known: source.tags.clone() });
+            }
         }
+        let keys = query.by.iter().map(GroupKey::column).collect();
         let extent = source.extent();
         let step_ms = query.step.map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX).max(1));
         let (from_ms, to_ms) = (selection.from_ms, selection.to_ms);
@@ -298,13 +306,13 @@ impl<'s, 'c> Question<'s, 'c> {
 
     /// The condition that a row belongs to a group.
     fn is_group(&self, group: &FleetGroup) -> String {
-        let same = |column: &str, value: Option<&str>| match value {
-            Some(value) => format!("{column} = {}", literal(value)),
-            None => format!("{column} IS NULL"),
+        let value = |key: &GroupKey| match key {
+            GroupKey::Host => group.host.as_ref(),
+            GroupKey::Tag(tag) => group.tags.get(tag),
         };
-        let keys = self.query.by.iter().map(|key| match key {
-            GroupKey::Host => same("host", group.host.as_deref()),
-            GroupKey::Tag(tag) => same(&ident(tag), group.tags.get(tag).map(|value| &**value)),
+        let keys = self.query.by.iter().map(|key| match value(key) {
+            Some(value) => format!("{} = {}", key.column(), literal(value)),
+            None => format!("{} IS NULL", key.column()),
         });
         let keys: Vec<String> = keys.collect();
         if keys.is_empty() { "true".to_owned() } else { format!("({})", keys.join(" AND ")) }

@@ -12,7 +12,7 @@ use duckdb::arrow::{
 use plimsoll_nats::{Name, batch::FieldType};
 
 use super::{
-    PointSeries, Points, QueryError, Value,
+    GroupKey, PointSeries, Points, QueryError, Value,
     points::MAX_VALUES,
     series::{Series, text_at},
     source::Source,
@@ -45,21 +45,6 @@ pub(super) fn read(
     Ok(Some(gathered.finish(&fields, limit)))
 }
 
-/// What tells the series of a selection apart, as far as the selection does not say it.
-enum Key {
-    Host,
-    Tag(Name),
-}
-
-impl Key {
-    fn column(&self) -> String {
-        match self {
-            Self::Host => "host".to_owned(),
-            Self::Tag(tag) => ident(tag),
-        }
-    }
-}
-
 /// The points of a series, by field.
 struct SeriesPoints {
     series: Series,
@@ -67,7 +52,8 @@ struct SeriesPoints {
 }
 
 struct Gathered {
-    keys: Vec<Key>,
+    /// What tells the series of a selection apart, as far as the selection does not say it.
+    keys: Vec<GroupKey>,
     /// What all series have in common.
     common: Series,
     found: Vec<SeriesPoints>,
@@ -79,8 +65,8 @@ impl Gathered {
     fn new(source: &Source<'_>) -> Self {
         let selection = &source.selection;
         let host = selection.hosts.single().map(ToString::to_string);
-        let others = source.tags.iter().filter(|tag| !selection.tags.contains_key(*tag)).cloned().map(Key::Tag);
-        let keys = host.is_none().then_some(Key::Host).into_iter().chain(others).collect();
+        let others = source.tags.iter().filter(|tag| !selection.tags.contains_key(*tag)).cloned().map(GroupKey::Tag);
+        let keys = host.is_none().then_some(GroupKey::Host).into_iter().chain(others).collect();
         let common = Series { host: host.unwrap_or_default(), tags: selection.tags.clone() };
         Self { keys, common, found: Vec::new(), places: HashMap::new(), values: 0 }
     }
@@ -109,9 +95,9 @@ impl Gathered {
         let mut series = self.common.clone();
         for (key, column) in self.keys.iter().zip(keys) {
             match (key, text_at(column, row).map(str::to_owned)) {
-                (Key::Host, host) => series.host = host.unwrap_or_default(),
-                (Key::Tag(tag), Some(value)) => drop(series.tags.insert(tag.clone(), value)),
-                (Key::Tag(_), None) => {}
+                (GroupKey::Host, host) => series.host = host.unwrap_or_default(),
+                (GroupKey::Tag(tag), Some(value)) => drop(series.tags.insert(tag.clone(), value)),
+                (GroupKey::Tag(_), None) => {}
             }
         }
         series
